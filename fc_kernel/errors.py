@@ -1,0 +1,169 @@
+"""Every error that the package raises on purpose.
+
+The tree is ordered by what the caller can do, not by what went wrong inside::
+
+    FcKernelError
+    ├── SpecError                 a value was refused before anything was started: correct it
+    │   └── LimitError            ... because the administrator's limit is lower
+    ├── ConfigError               the host is not set up: the message says what to run
+    │   ├── ImageError            an image is missing, corrupt or could not be built
+    │   │   ├── ImageNotFound
+    │   │   ├── ImageCorrupt
+    │   │   └── ImageBuildError
+    │   ├── MonitorUnavailable    no monitor on this host can do what was asked
+    │   │   ├── UnsupportedByMonitor
+    │   │   └── IsolationUnavailable
+    │   └── RunDirError           the private directory for sockets cannot be used
+    ├── LaunchError               a start failed and was undone; carries the console's last lines
+    │   ├── AgentUnreachable
+    │   └── KernelStartError
+    ├── MonitorError              a running monitor failed
+    │   ├── MonitorExited
+    │   ├── MonitorApiError       the monitor refused a request; carries what it said
+    │   └── OutcomeUnknown        a request was sent and no answer came: ask for the state
+    ├── ProtocolError
+    │   ├── RemoteProtocolError   the only error that bytes from the other side can cause
+    │   └── LocalProtocolError    this side broke the protocol's rules
+    ├── AgentError                the guest agent answered a call with an error
+    └── StateError                a call that the object's state does not allow (closed, not started)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FcKernelError(Exception):
+    """Base of all errors of this package; ``str()`` is one message fit to be shown in a browser."""
+
+
+class SpecError(FcKernelError):
+    """A value was refused.
+
+    ``field`` is a dotted path (``network_interfaces[0].guest_mac``), ``value`` what was found, ``allowed`` what is.
+    """
+
+    #: A value longer than this is cut in the message: the message ends up in a browser's dialog.
+    MAX_SHOWN = 80
+
+    def __init__(self, field: str, value: object, allowed: str, *, source: str | None = None) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        self.source = source
+        shown = repr(value)
+        if len(shown) > self.MAX_SHOWN:
+            shown = shown[: self.MAX_SHOWN - 1] + "…"
+        where = f" (from {source})" if source else ""
+        super().__init__(f"{field}{where} is {shown}; allowed: {allowed}")
+
+
+class LimitError(SpecError):
+    """A valid value that is over the administrator's limit."""
+
+
+class ConfigError(FcKernelError):
+    """The host lacks something; the message says what to do."""
+
+
+class ImageError(ConfigError):
+    """Something is wrong with a guest image."""
+
+
+class ImageNotFound(ImageError):
+    """No image of that name is in the store."""
+
+
+class ImageCorrupt(ImageError):
+    """A file of the image does not have the digest that its manifest records."""
+
+
+class ImageBuildError(ImageError):
+    """A build failed; nothing of it is left."""
+
+
+class MonitorUnavailable(ConfigError):
+    """No monitor can be used on this host."""
+
+
+class UnsupportedByMonitor(MonitorUnavailable):
+    """The monitor that would run cannot do what the spec asks."""
+
+    def __init__(self, what: str, *, needs: str, found: str) -> None:
+        self.what = what
+        self.needs = needs
+        self.found = found
+        super().__init__(f"{what} needs {needs}; found {found}")
+
+
+class IsolationUnavailable(MonitorUnavailable):
+    """The best tier that this host can give is below the one required."""
+
+
+class RunDirError(ConfigError):
+    """The private run directory cannot be made or trusted, or its path is too long for a Unix socket."""
+
+
+class LaunchError(FcKernelError):
+    """A start failed; everything that had been started is gone. ``console`` holds the last lines of the console."""
+
+    def __init__(self, message: str, *, console: Sequence[str] = ()) -> None:
+        self.console = tuple(console)
+        tail = "".join(f"\n  | {line}" for line in self.console)
+        super().__init__(message + (f"\nlast lines of the console:{tail}" if tail else ""))
+
+
+class AgentUnreachable(LaunchError):
+    """The guest did not answer in time."""
+
+
+class KernelStartError(LaunchError):
+    """The guest runs but its kernel process did not come up."""
+
+
+class MonitorError(FcKernelError):
+    """A running monitor failed."""
+
+
+class MonitorExited(MonitorError):
+    """The monitor process ended; ``returncode`` is negative for a signal, as in :mod:`subprocess`."""
+
+    def __init__(self, message: str, *, returncode: int | None = None) -> None:
+        self.returncode = returncode
+        super().__init__(message)
+
+
+class MonitorApiError(MonitorError):
+    """The monitor refused a request; ``status`` is the HTTP status or ``None`` for QMP."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class OutcomeUnknown(MonitorError):
+    """A request was sent but no answer came: it may or may not have been carried out."""
+
+
+class ProtocolError(FcKernelError):
+    """A rule of a wire protocol was broken."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent something that is not allowed."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried something that is not allowed."""
+
+
+class AgentError(FcKernelError):
+    """The guest agent answered with a JSON-RPC error; ``code`` is its code."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class StateError(FcKernelError):
+    """The call is not allowed in the object's present state."""

@@ -1,0 +1,188 @@
+"""What every monitor driver offers, so that the rest does not know which monitor runs.
+
+Two things have a state of their own: the *monitor* (a process on the host) and the *guest* inside it. A live monitor
+with a dead guest, and the reverse, are both real.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ..spec import NetworkInterface, VmSpec
+from ..tier import Tier
+
+
+class Capability(Enum):
+    """What a driver can do beyond booting a guest."""
+
+    PAUSE = "pause and resume"
+    SNAPSHOT = "full snapshots"
+    DIFF_SNAPSHOT = "diff snapshots"
+    NETWORK_OVERRIDES = "network_overrides at a restore"
+    VSOCK_OVERRIDE = "vsock_override at a restore"
+    RATE_LIMITERS = "rate limiters"
+    NETWORK_RATE_LIMITERS = "rate limiters on network interfaces"
+
+
+class VmmState(StrEnum):
+    """Life of one VM as its driver sees it."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    EXITED = "exited"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootPlan:
+    """All that a driver needs to boot one VM.
+
+    ``spec`` is fully resolved: ``kernel``, ``rootfs`` (unless the guest needs none), ``vcpu_count``, ``mem_size_mib``,
+    ``boot_args``, ``rootfs_read_only`` and ``track_dirty_pages`` are set. ``initrd`` is not a field of the reference
+    ``VmSpec``; it comes from the image. ``run_dir`` is the VM's private 0700 directory, which the driver may fill but
+    does not remove. ``start_timeout_s`` bounds :meth:`Vmm.start`, not the guest's own boot.
+    """
+
+    vm_id: str
+    spec: VmSpec
+    run_dir: Path
+    initrd: Path | None = None
+    start_timeout_s: float = 30.0
+    #: Extra facts for the journal entry (kernel id, notebook), shown by ``fc-kernel ps``.
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VmmExit:
+    """How a monitor process ended; ``returncode`` is negative for a signal, as in :mod:`subprocess`."""
+
+    returncode: int
+    console: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.returncode < 0:
+            return f"the monitor was killed by signal {-self.returncode}"
+        return f"the monitor exited with status {self.returncode}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotFiles:
+    """The two files of a snapshot, in the format of the monitor that wrote them."""
+
+    vmstate: Path
+    mem: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotCreate:
+    """Write a snapshot of a paused VM; ``diff`` holds only the pages dirtied since the last one."""
+
+    files: SnapshotFiles
+    kind: Literal["full", "diff"] = "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotLoad:
+    """Load a snapshot into a fresh monitor instead of booting."""
+
+    files: SnapshotFiles
+    resume: bool = True
+    track_dirty_pages: bool = True
+    network_overrides: Sequence[NetworkInterface] = ()
+    #: Only where the snapshot's own (relative) path cannot be used; needs ``Capability.VSOCK_OVERRIDE``.
+    vsock_override: Path | None = None
+
+
+class Vmm(ABC):
+    """One VM and the monitor process that runs it.
+
+    Used from one event loop. Construction does nothing that has to be undone. :meth:`aclose` always releases
+    everything (process reaped, descriptors closed, tasks ended), even if it is cancelled or grace fails, and may be
+    called twice; any other call after it raises :class:`~fc_kernel.errors.StateError`.
+    """
+
+    #: ``firecracker``, ``qemu`` or ``fake``.
+    name: ClassVar[str]
+
+    def __init__(self, plan: BootPlan) -> None:
+        self.plan = plan
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the monitor program, such as ``1.16.1``; known before :meth:`start`."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> frozenset[Capability]:
+        """What this driver can do with this version of its monitor."""
+
+    @property
+    @abstractmethod
+    def state(self) -> VmmState:
+        """The VM's present state."""
+
+    @property
+    @abstractmethod
+    def tier(self) -> Tier:
+        """The isolation that the running process gives; :class:`StateError` before it runs."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """The monitor's process id, or ``None`` while no process runs."""
+
+    @property
+    @abstractmethod
+    def uds_path(self) -> Path:
+        """The host's hybrid-vsock socket: connect, send ``CONNECT <port>\\n``, read ``OK <n>\\n``."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Spawn the monitor and boot the guest. Either the guest's first instruction has run, or nothing is left.
+
+        Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` before anything is started when the monitor cannot do
+        what the spec asks, :class:`~fc_kernel.errors.LaunchError` otherwise.
+        """
+
+    @abstractmethod
+    async def load(self, snapshot: SnapshotLoad) -> None:
+        """Spawn the monitor and load a snapshot instead of booting; as :meth:`start` otherwise.
+
+        Needs ``Capability.SNAPSHOT``, else :class:`~fc_kernel.errors.UnsupportedByMonitor`.
+        """
+
+    @abstractmethod
+    async def pause(self) -> None:
+        """Stop the vCPUs; returns when they stand still."""
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """Let the vCPUs run again."""
+
+    @abstractmethod
+    async def snapshot(self, request: SnapshotCreate) -> None:
+        """Write a snapshot of the paused VM. On an error the VM is still paused and the files are removed."""
+
+    @abstractmethod
+    async def wait(self) -> VmmExit:
+        """Return when the monitor process has ended, however; may be awaited by several tasks."""
+
+    @abstractmethod
+    async def kill(self) -> VmmExit:
+        """End the monitor at once (SIGKILL) and reap it; nothing happens if it has ended."""
+
+    @abstractmethod
+    def console_tail(self, lines: int = 20) -> list[str]:
+        """The last lines of the guest's console, oldest first, control characters removed."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Kill the monitor if it runs and release everything."""
