@@ -1,0 +1,88 @@
+"""``fc-kernel execute notebook.ipynb``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nbformat
+from jupyter_core.application import base_aliases, base_flags
+from nbclient.exceptions import CellExecutionError
+from traitlets import Bool, Integer, Unicode
+
+from ..errors import ConfigError
+from ..headless import execute
+from .command import Command
+
+
+class ExecuteCommand(Command):
+    """Execute a notebook in a microVM, sized by the notebook's own ``metadata.fc_kernel`` within the limits."""
+
+    description = __doc__
+    examples = """
+    fc-kernel execute analysis.ipynb                      print the outputs
+    fc-kernel execute analysis.ipynb --output done.ipynb  write the executed notebook
+    fc-kernel execute analysis.ipynb --inplace
+    """
+    command_word = "execute"
+    words = (1, 1)
+    words_shown = "one notebook"
+    aliases: ClassVar[dict[str, Any]] = {
+        **base_aliases,
+        "output": "ExecuteCommand.output",
+        "timeout": "ExecuteCommand.timeout_s",
+        "kernel": "ExecuteCommand.kernel_name",
+    }
+    flags: ClassVar[dict[str, Any]] = {
+        **base_flags,
+        "inplace": ({"ExecuteCommand": {"inplace": True}}, "overwrite the notebook with the executed one"),
+        "allow-errors": ({"ExecuteCommand": {"allow_errors": True}}, "go on after a cell that raised"),
+        "quiet": ({"ExecuteCommand": {"quiet": True}}, "do not print the outputs"),
+    }
+
+    output = Unicode("", help="where to write the executed notebook").tag(config=True)
+    inplace = Bool(False, help="overwrite the notebook").tag(config=True)
+    allow_errors = Bool(False, help="go on after an error").tag(config=True)
+    quiet = Bool(False, help="do not print the outputs").tag(config=True)
+    timeout_s = Integer(0, help="deadline for one cell in seconds; 0 = none").tag(config=True)
+    kernel_name = Unicode("", help="kernelspec to use instead of the notebook's").tag(config=True)
+
+    def run(self) -> int:
+        """Execute, print, write."""
+        path = Path(self.extra_args[0])
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except (OSError, nbformat.reader.NotJSONError) as error:
+            raise ConfigError(f"cannot read the notebook {str(path)!r}: {error}") from error
+        failure: CellExecutionError | None = None
+        try:
+            execute(
+                notebook,
+                cwd=path.parent,
+                kernel_name=self.kernel_name or None,
+                timeout=self.timeout_s or None,
+                allow_errors=self.allow_errors,
+            )
+        except CellExecutionError as error:
+            failure = error
+        if not self.quiet:
+            for cell in notebook.cells:
+                self._print_outputs(cell)
+        if self.inplace or self.output:
+            nbformat.write(notebook, self.output or path)
+        if failure is not None:
+            self.err.print(f"fc-kernel execute: {path}: {failure.ename}: {failure.evalue}", style="red", markup=False)
+            return 1
+        return 0
+
+    def _print_outputs(self, cell: Any) -> None:
+        for output in cell.get("outputs", ()):
+            kind = output["output_type"]
+            if kind == "stream":
+                self.out.print(output["text"], end="", markup=False)
+            elif kind == "error":
+                self.out.print(f"{output['ename']}: {output['evalue']}", markup=False)
+            else:
+                text = output["data"].get("text/plain", "")
+                images = [f"{mime}, {len(data)} characters" for mime, data in output["data"].items() if "image" in mime]
+                self.out.print(text, *(f"[{image}]" for image in images), markup=False)

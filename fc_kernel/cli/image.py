@@ -1,0 +1,176 @@
+"""``fc-kernel image build|list|show|rm``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jupyter_core.application import base_aliases, base_flags
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from traitlets import Bool, List, Unicode
+
+from ..images.build import BuildRequest, build_image
+from ..images.store import Image, ImageStore
+from .command import JSON_FLAG, Command, CommandGroup
+
+MIB = 1 << 20
+
+
+class ImageBuildCommand(Command):
+    """Build a guest image: Debian with Python, ipykernel, numpy, pandas and matplotlib, and what you add.
+
+    ``--from`` takes an existing root file system instead (a directory, or a tar as ``docker export`` writes it).
+    """
+
+    description = __doc__
+    examples = """
+    fc-kernel image build
+    fc-kernel image build --name geo --package gdal-bin proj-bin --requirements requirements.txt
+    fc-kernel image build --name mine --from rootfs.tar
+    """
+    command_word = "build"
+    aliases: ClassVar[dict[str, Any]] = {
+        **base_aliases,
+        "name": "ImageBuildCommand.image_name",
+        "requirements": "ImageBuildCommand.requirements",
+        "package": "ImageBuildCommand.packages",
+        "from": "ImageBuildCommand.source",
+    }
+    flags: ClassVar[dict[str, Any]] = {
+        **base_flags,
+        **JSON_FLAG,
+        "replace": ({"ImageBuildCommand": {"replace": True}}, "replace an image of the same name"),
+        "if-missing": ({"ImageBuildCommand": {"if_missing": True}}, "do nothing when a sound image of that name exists"),
+    }
+
+    image_name = Unicode("default", help="name of the image").tag(config=True)
+    requirements = Unicode("", help="a pip requirements file").tag(config=True)
+    packages = List(Unicode(), help="Debian packages to add").tag(config=True, multiplicity="append")
+    source = Unicode("", help="a tar or a directory with a root file system").tag(config=True)
+    replace = Bool(False, help="replace an image of the same name").tag(config=True)
+    if_missing = Bool(False, help="keep a sound image of that name").tag(config=True)
+
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """Let ``--package`` take several names, as apt does."""
+        super().parse_command_line(_spread("--package", argv) if argv is not None else None)
+
+    def run(self) -> None:
+        """Build with a progress display on standard error."""
+        store = ImageStore()
+        if self.if_missing and (image := store.find_sound(self.image_name)) is not None:
+            self._report(image, built=False)
+            return
+        request = BuildRequest(
+            name=self.image_name,
+            requirements=Path(self.requirements) if self.requirements else None,
+            packages=tuple(self.packages),
+            source=Path(self.source) if self.source else None,
+            replace=self.replace,
+        )
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.err) as progress:
+            task = progress.add_task(f"image {self.image_name}", total=None)
+
+            def report(step: str, done: float | None = None) -> None:
+                if self.err.is_terminal:
+                    progress.update(
+                        task, description=step, completed=done or 0, total=1.0 if done is not None else None
+                    )
+                else:
+                    self.err.print(step, markup=False)
+
+            image = build_image(request, store, progress=report)
+        self._report(image, built=True)
+
+    def _report(self, image: Image, *, built: bool) -> None:
+        if self.json:
+            self.print_json(image.to_dict())
+        else:
+            size = sum(part.stat().st_size for part in (image.kernel, image.initrd, image.rootfs)) / MIB
+            self.out.print(f"image {image.name}: {'built' if built else 'already there'}, {size:.0f} MiB", markup=False)
+
+
+class ImageListCommand(Command):
+    """List the images."""
+
+    description = __doc__
+    command_word = "list"
+    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+
+    def run(self) -> None:
+        """Print the table."""
+        images = ImageStore().list()
+        if self.json:
+            self.print_json([image.to_dict() for image in images])
+            return
+        if not images:
+            self.out.print("no image; build one with: fc-kernel image build")
+            return
+        table = Table(box=None, pad_edge=False)
+        for heading in ("NAME", "CREATED", "KERNEL", "SIZE"):
+            table.add_column(heading)
+        for image in images:
+            size = sum(part.size_bytes for part in image.manifest.parts) / MIB
+            table.add_row(image.name, image.manifest.created, image.manifest.kernel_release, f"{size:.0f} MiB")
+        self.out.print(table)
+
+
+class ImageShowCommand(Command):
+    """Show an image's manifest after checking every digest in it."""
+
+    description = __doc__
+    command_word = "show"
+    words = (0, 1)
+    words_shown = "at most one image name"
+
+    def run(self) -> None:
+        """Verify, then print."""
+        store = ImageStore()
+        image = store.get(self.extra_args[0] if self.extra_args else "default")
+        store.verify(image)
+        self.print_json(image.to_dict())
+
+
+class ImageRemoveCommand(Command):
+    """Remove images."""
+
+    description = __doc__
+    command_word = "rm"
+    words = (1, None)
+    words_shown = "one or more image names"
+
+    def run(self) -> None:
+        """Remove each."""
+        store = ImageStore()
+        for name in self.extra_args:
+            store.remove(name)
+            self.out.print(f"removed {name}", markup=False)
+
+
+class ImageGroup(CommandGroup):
+    """Build, list, show and remove guest images."""
+
+    description = __doc__
+    command_word = "image"
+    subcommands: ClassVar[dict[str, Any]] = {
+        "build": (ImageBuildCommand, "Build an image."),
+        "list": (ImageListCommand, "List the images."),
+        "show": (ImageShowCommand, "Show and verify one image."),
+        "rm": (ImageRemoveCommand, "Remove images."),
+    }
+
+
+def _spread(option: str, argv: list[str]) -> list[str]:
+    """Turn ``--package a b`` into ``--package=a --package=b``; traitlets takes one value an option."""
+    spread: list[str] = []
+    collecting = False
+    for word in argv:
+        if word == option:
+            collecting = True
+        elif collecting and not word.startswith("-"):
+            spread.append(f"{option}={word}")
+        else:
+            collecting = False
+            spread.append(word)
+    return spread

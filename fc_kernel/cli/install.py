@@ -1,0 +1,85 @@
+"""``fc-kernel install`` and ``uninstall``: the kernelspec and profiles of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+from jupyter_core.application import base_aliases, base_flags
+from traitlets import Bool, Integer, List, Unicode
+
+from .. import kernelspec
+from .command import Command
+
+
+class InstallCommand(Command):
+    """Install the kernelspec, so that every Jupyter client can choose it; with sizes, a profile of its own."""
+
+    description = __doc__
+    examples = """
+    fc-kernel install --sys-prefix
+    jupyter fc-kernel install --user --name fc-big --vcpus 4 --mem 8192 --display-name "Python (4 vCPU, 8 GiB)"
+    """
+    command_word = "install"
+    aliases: ClassVar[dict[str, Any]] = {
+        **base_aliases,
+        "name": "InstallCommand.kernel_name",
+        "display-name": "InstallCommand.display_name",
+        "prefix": "InstallCommand.prefix",
+        "vcpus": "InstallCommand.vcpu_count",
+        "mem": "InstallCommand.mem_size_mib",
+        "image": "InstallCommand.image",
+        "network": "InstallCommand.network",
+        "env": "InstallCommand.env",
+    }
+    flags: ClassVar[dict[str, Any]] = {
+        **base_flags,
+        "user": ({"InstallCommand": {"user": True}}, "install for this user only"),
+        "sys-prefix": ({"InstallCommand": {"prefix": sys.prefix}}, "install into this Python environment"),
+    }
+
+    kernel_name = Unicode(kernelspec.DEFAULT_NAME, help="name of the kernelspec").tag(config=True)
+    display_name = Unicode("", help="what menus show").tag(config=True)
+    prefix = Unicode("", help="install below this prefix").tag(config=True)
+    user = Bool(False, help="install for this user").tag(config=True)
+    vcpu_count = Integer(None, allow_none=True, help="vCPUs of this profile").tag(config=True)
+    mem_size_mib = Integer(None, allow_none=True, help="memory of this profile in MiB").tag(config=True)
+    image = Unicode("", help="guest image of this profile").tag(config=True)
+    network = Unicode("", help="network profile, as the administrator named it").tag(config=True)
+    env = List(Unicode(), help="NAME=VALUE for the kernel's environment in the guest").tag(config=True)
+
+    def run(self) -> None:
+        """Install and say where."""
+        env = {}
+        for pair in self.env:
+            name, equals, value = pair.partition("=")
+            if not (equals and name):
+                self.usage_error(f"--env takes NAME=VALUE, not {pair!r}")
+            env[name] = value
+        profile = kernelspec.Profile(
+            name=self.kernel_name,
+            display_name=self.display_name or None,
+            config={
+                "vcpu_count": self.vcpu_count,
+                "mem_size_mib": self.mem_size_mib,
+                "image": self.image or None,
+                "network": self.network or None,
+            },
+            env=env,
+        )
+        where = kernelspec.install(profile, user=self.user, prefix=self.prefix or None)
+        self.out.print(f"installed {profile.name} in {where}", markup=False)
+
+
+class UninstallCommand(Command):
+    """Remove kernelspecs that ``fc-kernel install`` made."""
+
+    description = __doc__
+    command_word = "uninstall"
+    words = (0, None)
+    words_shown = "kernelspec names"
+
+    def run(self) -> None:
+        """Remove each."""
+        for name in self.extra_args or [kernelspec.DEFAULT_NAME]:
+            self.out.print(f"removed {kernelspec.uninstall(name)}", markup=False)

@@ -1,0 +1,70 @@
+"""``fc-kernel ps`` and ``fc-kernel gc``: read the journal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+from jupyter_core.application import base_flags
+from rich.table import Table
+
+from ..vmm.journal import list_entries
+from ..vmm.reaper import reap
+from .command import JSON_FLAG, Command
+
+
+class PsCommand(Command):
+    """List this user's microVMs, also those that a dead server left behind."""
+
+    description = __doc__
+    command_word = "ps"
+    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+
+    def run(self) -> None:
+        """Print the table."""
+        entries = list_entries()
+        if self.json:
+            self.print_json([entry.to_dict() for entry in entries])
+            return
+        if not entries:
+            self.out.print("no microVM is running")
+            return
+        table = Table(box=None, pad_edge=False)
+        for heading in ("VM", "MONITOR", "PID", "OWNER", "STATE", "AGE", "KERNEL"):
+            table.add_column(heading)
+        now = time.time()
+        for entry in entries:
+            table.add_row(
+                entry.vm_id,
+                entry.monitor,
+                str(entry.pid),
+                str(entry.owner_pid),
+                "running" if entry.owner_alive else "orphan (fc-kernel gc)",
+                _age(now - entry.created),
+                entry.kernel_id or entry.labels.get("notebook", ""),
+            )
+        self.out.print(table)
+
+
+class GcCommand(Command):
+    """End microVMs whose server is dead and remove what they left; living ones are never touched."""
+
+    description = __doc__
+    command_word = "gc"
+    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+
+    def run(self) -> None:
+        """Reap and report."""
+        reaped = reap()
+        if self.json:
+            self.print_json([vm.to_dict() for vm in reaped])
+            return
+        for vm in reaped:
+            self.out.print(f"{vm.vm_id}: {vm.outcome}", markup=False)
+        self.out.print(f"{len(reaped)} removed" if reaped else "nothing to remove")
+
+
+def _age(seconds: float) -> str:
+    minutes, rest = divmod(int(max(0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"

@@ -1,0 +1,95 @@
+"""The kernelspec on disk: where its files are, and how a profile of it is made and installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+
+from .errors import ConfigError, SpecError
+from .settings import parse_settings
+
+DEFAULT_NAME = "fc-python3"
+
+#: What ``jupyter_client`` accepts as a kernel name; checked here so that the error is ours and clear.
+NAME_PATTERN = re.compile(r"[a-z0-9._-]{1,64}\Z", re.ASCII)
+
+#: In a wheel the files are beside the code; in a checkout they are at the top.
+_CANDIDATES = (Path(__file__).parent / "kernelspec_data", Path(__file__).parent.parent / "kernelspec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A kernelspec to install: its name, what the menu shows, and the settings that it carries."""
+
+    name: str = DEFAULT_NAME
+    display_name: str | None = None
+    #: As in ``metadata.fc_kernel``: ``vcpu_count``, ``mem_size_mib``, ``image`` …
+    config: Mapping[str, Any] = field(default_factory=dict)
+    #: Environment of the kernel in the guest.
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def source_dir() -> Path:
+    """Directory with ``kernel.json`` and the logos; :class:`~fc_kernel.errors.ConfigError` if it is missing."""
+    for candidate in _CANDIDATES:
+        if (candidate / "kernel.json").is_file():
+            return candidate
+    raise ConfigError("the kernelspec's files are missing from this installation; install fc-kernel again")
+
+
+def kernel_json(profile: Profile) -> dict[str, Any]:
+    """The profile's ``kernel.json``; raises :class:`~fc_kernel.errors.SpecError` for a bad name or setting."""
+    if not NAME_PATTERN.match(profile.name):
+        raise SpecError("name", profile.name, "1 to 64 of a-z 0-9 . _ -")
+    config = {name: value for name, value in profile.config.items() if value is not None}
+    parse_settings(config, source="the profile")
+    spec: dict[str, Any] = json.loads((source_dir() / "kernel.json").read_text())
+    # An absolute interpreter, because launchers that are not Jupyter's do not replace a bare "python".
+    spec["argv"][0] = sys.executable
+    if profile.display_name:
+        spec["display_name"] = profile.display_name
+    elif profile.name != DEFAULT_NAME:
+        spec["display_name"] = f"{spec['display_name']} · {profile.name}"
+    spec["metadata"]["kernel_provisioner"]["config"] = config
+    if profile.env:
+        spec["env"] = dict(profile.env)
+    return spec
+
+
+def install(profile: Profile, *, user: bool = False, prefix: str | None = None) -> Path:
+    """Install the profile, for the user, below ``prefix``, or system-wide; returns the directory.
+
+    An installed kernelspec of that name is replaced. Raises :class:`~fc_kernel.errors.ConfigError` where the target
+    cannot be written.
+    """
+    spec = kernel_json(profile)
+    with tempfile.TemporaryDirectory() as staging:
+        staged = Path(staging) / profile.name
+        shutil.copytree(source_dir(), staged)
+        (staged / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
+        try:
+            target = KernelSpecManager().install_kernel_spec(str(staged), profile.name, user=user, prefix=prefix)
+        except OSError as error:
+            raise ConfigError(f"cannot install the kernelspec: {error}; try --user or --sys-prefix") from error
+    return Path(target)
+
+
+def uninstall(name: str) -> Path:
+    """Remove an installed kernelspec of ours; :class:`~fc_kernel.errors.ConfigError` when it is not one of ours."""
+    specs = KernelSpecManager()
+    found = specs.find_kernel_specs().get(name)
+    if found is None:
+        raise ConfigError(f"no kernelspec is called {name!r}")
+    spec = specs.get_kernel_spec(name)
+    if spec.metadata.get("kernel_provisioner", {}).get("provisioner_name") != "fc-provisioner":
+        raise ConfigError(f"the kernelspec {name!r} was not installed by fc-kernel; it is left alone")
+    return Path(specs.remove_kernel_spec(name))
