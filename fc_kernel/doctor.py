@@ -1,0 +1,209 @@
+"""What this host can do, and what to do where it cannot: the checks behind ``fc-kernel doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from .config import FcKernelConfig
+from .errors import ConfigError, ImageError
+from .images.store import ImageStore
+from .paths import data_dir, runtime_dir
+from .tier import Tier
+from .vmm.firecracker.driver import find_firecracker
+from .vmm.firecracker.versions import RECOMMENDED_VERSION
+from .vmm.kvm import KvmReport, probe_kvm
+from .vmm.qemu.program import find_qemu
+
+#: A default image takes 0.5 GiB and its build about three times as much, on the way.
+ROOMY_DISK_BYTES = 3 << 30
+#: Below this not even a run directory with its log is safe.
+LEAST_DISK_BYTES = 64 << 20
+#: ``unshare`` answers in milliseconds; a machine that needs longer is stuck.
+NAMESPACE_DEADLINE_S = 10.0
+#: What ``fc-kernel image build`` runs, and the Debian package that brings it.
+BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils", "dpkg-deb": "dpkg"}
+
+
+class Status(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, how it is, and what to do (empty when nothing)."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All lines, and what follows from them: the monitor that a kernel would get, and its tier."""
+
+    checks: tuple[Check, ...]
+    monitor: str | None
+    tier: Tier | None
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a kernel could start now."""
+        return self.monitor is not None and all(check.status is not Status.FAIL for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for ``--json``."""
+        return {
+            "can_start": self.can_start,
+            "monitor": self.monitor,
+            "tier": self.tier,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def examine(config: FcKernelConfig, *, image_needed: bool = True) -> Report:
+    """Look at the whole host; takes as long as the KVM probe, and changes nothing."""
+    kvm = probe_kvm()
+    firecracker, firecracker_found = _firecracker(config, kvm)
+    qemu, qemu_found = _qemu(config)
+    monitor: str | None = None
+    tier: Tier | None = None
+    if firecracker_found and kvm.usable:
+        monitor, tier = "firecracker", Tier.KVM
+    elif qemu_found:
+        monitor, tier = "qemu", Tier.KVM if kvm.usable else Tier.EMULATED
+    checks = [
+        _platform(),
+        _kvm(kvm),
+        firecracker,
+        qemu,
+        _tier(config, monitor, tier),
+        *_images(config, needed=image_needed),
+        _run_dir(),
+        _user_namespaces(),
+        _build_programs(),
+        _disk(),
+    ]
+    return Report(tuple(checks), monitor, tier)
+
+
+def _platform() -> Check:
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) == ("Linux", "x86_64"):
+        return Check("platform", Status.OK, f"{system} {platform.release()} on {machine}")
+    return Check("platform", Status.FAIL, f"{system} on {machine}", "microVMs are supported on Linux on x86_64")
+
+
+def _kvm(report: KvmReport) -> Check:
+    status = Status.OK if report.usable else Status.WARN
+    return Check("kvm", status, f"{report.verdict}: {report.detail}", report.remedy or "")
+
+
+def _firecracker(config: FcKernelConfig, kvm: KvmReport) -> tuple[Check, bool]:
+    get_it = f"fc-kernel firecracker install   (fetches release {RECOMMENDED_VERSION} and verifies it)"
+    try:
+        program = find_firecracker(config.firecracker_path or None)
+    except ConfigError as error:
+        # Without KVM a Firecracker would be of no use, so its absence is then no fault.
+        return Check("firecracker", Status.WARN, str(error), get_it if kvm.usable else f"useful once KVM is: {get_it}"), False
+    if not kvm.usable:
+        detail = f"{program.version} ({program.path}), but it needs KVM that can run an ordinary kernel"
+        return Check("firecracker", Status.WARN, detail, "see the line on kvm; QEMU is used instead"), False
+    return Check("firecracker", Status.OK, f"{program.version} ({program.path})"), True
+
+
+def _qemu(config: FcKernelConfig) -> tuple[Check, bool]:
+    try:
+        program = find_qemu(config.qemu_path or None)
+    except ConfigError as error:
+        return Check("qemu", Status.WARN, str(error), "apt-get install qemu-system-x86"), False
+    return Check("qemu", Status.OK, f"{program.version} ({program.path}), microvm machine"), True
+
+
+def _tier(config: FcKernelConfig, monitor: str | None, tier: Tier | None) -> Check:
+    if monitor is None or tier is None:
+        return Check("tier", Status.FAIL, "no monitor can run", "install QEMU 7.2 or later, or make KVM usable")
+    least = Tier(config.effective_minimum_tier)
+    if tier.rank < least.rank:
+        detail = f"{tier} ({monitor}), but at least {least} is required"
+        return Check("tier", Status.FAIL, detail, "make KVM usable, or lower FcKernelConfig.minimum_tier knowingly")
+    if tier is Tier.EMULATED:
+        return Check("tier", Status.WARN, "emulated: works, about ten times slower, and promises no isolation", "")
+    return Check("tier", Status.OK, f"{tier} ({monitor})")
+
+
+def _images(config: FcKernelConfig, *, needed: bool) -> Iterator[Check]:
+    store = ImageStore()
+    name = config.image
+    missing = Status.FAIL if needed else Status.WARN
+    build = "fc-kernel image build" + ("" if name == "default" else f" --name {name}")
+    try:
+        image = store.get(name)
+        store.verify(image)
+    except ImageError as error:
+        yield Check("image", missing, str(error), build)
+    else:
+        yield Check("image", Status.OK, f"{name}: kernel {image.manifest.kernel_release}, digests match")
+
+
+def _run_dir() -> Check:
+    try:
+        path = runtime_dir()
+    except ConfigError as error:
+        return Check("run directory", Status.FAIL, str(error), "set FC_KERNEL_RUNTIME_DIR to a short private path")
+    return Check("run directory", Status.OK, str(path))
+
+
+def _user_namespaces() -> Check:
+    name = "user namespaces"
+    try:
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "true"],
+            capture_output=True,
+            text=True,
+            timeout=NAMESPACE_DEADLINE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(name, Status.WARN, str(error), "build images as root")
+    if done.returncode == 0:
+        return Check(name, Status.OK, "images can be built without root")
+    if os.geteuid() == 0:
+        return Check(name, Status.OK, "not available, and not needed by root")
+    remedy = "build images as root, or set kernel.unprivileged_userns_clone=1"
+    return Check(name, Status.WARN, done.stderr.strip() or "not available", remedy)
+
+
+def _build_programs() -> Check:
+    missing = [package for program, package in BUILD_PROGRAMS.items() if shutil.which(program) is None]
+    if missing:
+        remedy = f"apt-get install {' '.join(missing)}"
+        return Check("build tools", Status.WARN, f"images cannot be built: {', '.join(missing)} missing", remedy)
+    return Check("build tools", Status.OK, ", ".join(BUILD_PROGRAMS))
+
+
+def _disk() -> Check:
+    return _room(lambda path: shutil.disk_usage(path).free)
+
+
+def _room(free_bytes_of: Callable[[Any], int]) -> Check:
+    path = data_dir()
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    free = free_bytes_of(existing)
+    shown = f"{free / (1 << 30):.1f} GiB free for {path}"
+    if free < LEAST_DISK_BYTES:
+        return Check("disk", Status.FAIL, shown, "free some space, or set FC_KERNEL_DATA_DIR")
+    if free < ROOMY_DISK_BYTES:
+        return Check("disk", Status.WARN, shown, "building an image takes up to 3 GiB on the way")
+    return Check("disk", Status.OK, shown)
