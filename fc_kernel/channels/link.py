@@ -1,0 +1,267 @@
+"""One end of one channel's tunnel, which outlives the connections that carry it.
+
+Sans-io: bytes in, events out. Every message has a sequence number and is kept until the peer acknowledges it; after a
+reset both ends say what they received last and send the rest again, once. A new generation starts from zero: the
+peer is another one now (a restored VM, a new kernel process), and what the old one was owed is void. This file is
+shipped into the guest: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Optional, Union
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from . import frames
+
+#: How much may be on its way unacknowledged before :attr:`Link.writable` says stop. Two messages of 8 MiB, so that one
+#: is on the wire while the next is being read; it is also what a silent peer can make us hold.
+WINDOW_BYTES = 16 << 20
+#: An acknowledgement is sent after so many messages or bytes; it only frees the sender's memory, so it need not hurry.
+ACK_EVERY_MESSAGES = 32
+ACK_EVERY_BYTES = 1 << 20
+#: Pieces smaller than this are read through one scratch buffer, larger ones straight into their place.
+SCRATCH_BYTES = 1 << 16
+#: How many buffers one ``sendmsg`` takes; the kernel's limit (UIO_MAXIOV) is 1024.
+MAX_IOV = 256
+
+
+class MessageReceived:
+    """One whole message of the peer, in order, exactly once."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: list) -> None:
+        self.parts = parts
+
+
+class Established:
+    """Both ends have said HELLO; ``resumed`` is false when the generation is new to this end."""
+
+    __slots__ = ("generation", "resumed")
+
+    def __init__(self, generation: int, resumed: bool) -> None:  # noqa: FBT001
+        self.generation = generation
+        self.resumed = resumed
+
+
+Event = Union[MessageReceived, Established]
+
+
+class Link:
+    """State of one end. The ``dialer`` (the host) speaks first and chooses the generation."""
+
+    def __init__(self, channel: str, *, generation: int = 0, dialer: bool) -> None:
+        self.channel = channel
+        self.generation = generation
+        self._dialer = dialer
+        self._scratch = bytearray(SCRATCH_BYTES)
+        self._connected = False
+        self._start_generation(generation)
+        self._start_connection()
+
+    def _start_generation(self, generation: int) -> None:
+        self.generation = generation
+        self._sent_seq = 0
+        self._received_seq = 0
+        self._unacked: deque = deque()
+        self._unacked_bytes = 0
+
+    def _start_connection(self) -> None:
+        self.established = False
+        self._out: deque = deque()
+        self._head = bytearray()
+        self._need = frames.HEADER.size
+        self._frame: Optional[tuple] = None
+        self._parts: list = []
+        self._target: Optional[memoryview] = None
+        self._filled = 0
+        self._direct = False
+        self._owed_messages = 0
+        self._owed_bytes = 0
+
+    @property
+    def writable(self) -> bool:
+        """Whether more should be handed to :meth:`send` now; one message is always allowed."""
+        return self._unacked_bytes < WINDOW_BYTES
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether :meth:`data_to_send` has something."""
+        return bool(self._out)
+
+    def new_generation(self, generation: int) -> None:
+        """Forget all that was sent and received; only while no connection is up."""
+        if self._connected:
+            raise LocalProtocolError("a generation begins between connections")
+        self._start_generation(generation)
+
+    def connection_made(self) -> None:
+        """A connection is up; the dialer's HELLO is ready to be sent."""
+        self._connected = True
+        self._start_connection()
+        if self._dialer:
+            self._queue(frames.HELLO, 0, [])
+
+    def connection_lost(self) -> None:
+        """The connection is gone; a message received in part is forgotten, what was not acknowledged is kept."""
+        self._connected = False
+        self._start_connection()
+
+    def send(self, parts: list) -> None:
+        """Queue a message; it is kept until it is acknowledged. Parts must not be changed afterwards."""
+        if not parts:
+            raise LocalProtocolError("a message has at least one part")
+        buffers = frames.encode(frames.DATA, self.generation, self._sent_seq + 1, self._received_seq, parts)
+        self._sent_seq += 1
+        size = sum(len(part) for part in parts)
+        self._unacked.append((self._sent_seq, parts, size))
+        self._unacked_bytes += size
+        if self.established:
+            self._out.extend(memoryview(part).cast("B") for part in buffers if len(part))
+            self._owed_messages = self._owed_bytes = 0
+
+    def data_to_send(self) -> list:
+        """Buffers for one ``sendmsg``; tell :meth:`data_sent` how much of it went out."""
+        if len(self._out) <= MAX_IOV:
+            return list(self._out)
+        return [self._out[i] for i in range(MAX_IOV)]
+
+    def data_sent(self, count: int) -> None:
+        """``count`` bytes of :meth:`data_to_send` are gone."""
+        out = self._out
+        while count:
+            first = len(out[0])
+            if count < first:
+                out[0] = out[0][count:]
+                return
+            count -= first
+            out.popleft()
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes may be received into; then call :meth:`buffer_updated`."""
+        target = self._target
+        if target is not None and len(target) - self._filled >= SCRATCH_BYTES:
+            self._direct = True
+            return target[self._filled :]
+        self._direct = False
+        return memoryview(self._scratch)
+
+    def buffer_updated(self, count: int) -> list:
+        """``count`` bytes were received into :meth:`get_buffer`'s buffer; returns the events."""
+        if not self._direct:
+            return self.receive_data(memoryview(self._scratch)[:count])
+        events: list = []
+        self._filled += count
+        if self._target is not None and self._filled == len(self._target):
+            self._next_part(events)
+        return events
+
+    def receive_data(self, data: Union[bytes, memoryview]) -> list:
+        """Bytes from the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
+        view = memoryview(data)
+        events: list = []
+        while len(view):
+            if self._target is None:
+                take = self._need - len(self._head)
+                self._head += view[:take]
+                view = view[take:]
+                if len(self._head) == self._need:
+                    self._head_complete(events)
+            else:
+                take = min(len(self._target) - self._filled, len(view))
+                self._target[self._filled : self._filled + take] = view[:take]
+                self._filled += take
+                view = view[take:]
+                if self._filled == len(self._target):
+                    self._next_part(events)
+        return events
+
+    def _head_complete(self, events: list) -> None:
+        head = memoryview(bytes(self._head))
+        self._head.clear()
+        if self._frame is None:
+            self._frame = frames.decode_header(head)
+            count = self._frame[1]
+            self._check(self._frame)
+            if count:
+                self._need = 4 * count
+            else:
+                self._frame_complete(events)
+        else:
+            self._parts = [memoryview(bytearray(size)) for size in frames.decode_sizes(head, self._frame[1])]
+            self._at = -1
+            self._next_part(events)
+
+    def _next_part(self, events: list) -> None:
+        self._at += 1
+        while self._at < len(self._parts):
+            part = self._parts[self._at]
+            if len(part):
+                self._target = part
+                self._filled = 0
+                return
+            self._at += 1
+        self._target = None
+        self._frame_complete(events)
+
+    def _check(self, frame: tuple) -> None:
+        kind, _count, generation, _seq, ack = frame
+        if (kind == frames.HELLO) == self.established:
+            raise RemoteProtocolError(f"frame of type {kind} {'after' if self.established else 'before'} the greeting")
+        if kind == frames.HELLO and not self._dialer:
+            return
+        if generation != self.generation:
+            raise RemoteProtocolError(f"generation {generation}; this link is in generation {self.generation}")
+        if ack > self._sent_seq:
+            raise RemoteProtocolError(f"message {ack} acknowledged; only {self._sent_seq} were sent")
+
+    def _frame_complete(self, events: list) -> None:
+        assert self._frame is not None  # noqa: S101
+        kind, _count, generation, seq, ack = self._frame
+        self._frame = None
+        self._need = frames.HEADER.size
+        if kind == frames.HELLO:
+            self._greeted(generation, ack, events)
+            return
+        self._acknowledged(ack)
+        if kind == frames.DATA:
+            parts, self._parts = self._parts, []
+            if seq <= self._received_seq:
+                return  # sent again after a reset, although it had arrived
+            if seq != self._received_seq + 1:
+                raise RemoteProtocolError(f"message {seq} follows {self._received_seq}")
+            self._received_seq = seq
+            self._owed_messages += 1
+            self._owed_bytes += sum(len(part) for part in parts)
+            if self._owed_messages >= ACK_EVERY_MESSAGES or self._owed_bytes >= ACK_EVERY_BYTES:
+                self._queue(frames.ACK, 0, [])
+            events.append(MessageReceived(parts))
+
+    def _greeted(self, generation: int, ack: int, events: list) -> None:
+        resumed = generation == self.generation
+        if not resumed:
+            self._start_generation(generation)
+        if ack > self._sent_seq:
+            raise RemoteProtocolError(f"message {ack} acknowledged; only {self._sent_seq} were sent")
+        if not self._dialer:
+            self._queue(frames.HELLO, 0, [])
+        self.established = True
+        self._acknowledged(ack)
+        for seq, parts, _size in self._unacked:
+            self._out.extend(
+                memoryview(part).cast("B")
+                for part in frames.encode(frames.DATA, self.generation, seq, self._received_seq, parts)
+                if len(part)
+            )
+        events.append(Established(generation, resumed))
+
+    def _acknowledged(self, ack: int) -> None:
+        while self._unacked and self._unacked[0][0] <= ack:
+            self._unacked_bytes -= self._unacked.popleft()[2]
+
+    def _queue(self, kind: int, seq: int, parts: list) -> None:
+        self._owed_messages = self._owed_bytes = 0
+        self._out.extend(
+            memoryview(part) for part in frames.encode(kind, self.generation, seq, self._received_seq, parts)
+        )

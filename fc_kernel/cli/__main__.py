@@ -1,0 +1,5 @@
+"""``python -m fc_kernel.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,34 @@
+"""The files that are shipped into the guest, read from this very package (host side)."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+#: Modules of the package that run in the guest, beside all of ``guest/``.
+SHARED = (
+    "__init__.py",
+    "errors.py",
+    "channels/__init__.py",
+    "channels/frames.py",
+    "channels/link.py",
+    "vsock/__init__.py",
+    "vsock/handshake.py",
+    "vsock/mux.py",
+    "vsock/mux_frames.py",
+    "vsock/ports.py",
+    "testing/__init__.py",
+    "testing/guest_services.py",
+)
+HOST_ONLY = {"payload.py"}
+
+
+def guest_files() -> dict[str, bytes]:
+    """Relative path below ``/run/fc`` in the guest → content."""
+    package = files("fc_kernel")
+    shipped = {f"fc_kernel/{name}": package.joinpath(name) for name in SHARED}
+    for entry in package.joinpath("guest").iterdir():
+        if entry.name.endswith(".py") and entry.name not in HOST_ONLY:
+            shipped[f"fc_kernel/guest/{entry.name}"] = entry
+    contents = {name: entry.read_bytes() for name, entry in sorted(shipped.items()) if entry.is_file()}
+    contents["main.py"] = contents.pop("fc_kernel/guest/main.py")
+    return contents

@@ -1,0 +1,139 @@
+"""The relay of one channel: the kernel's ZeroMQ socket on one side, the tunnel's link on the other.
+
+The agent is the kernel's only client, so its connection to the kernel never drops, whatever becomes of the tunnel. What
+the kernel sends while no tunnel is up, or while the tunnel is slow, waits in the kernel. Python 3.9, pyzmq.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Optional
+
+import zmq
+
+from ..channels import frames
+from ..channels.link import Established, Link
+from .loop import POLLIN, Loop
+
+#: One identity on all sockets: the kernel sends input requests to the identity of the execute request.
+IDENTITY = b"fc-agent"
+#: How many messages of one socket are moved before the others get their turn.
+BURST = 32
+
+
+class Relay:
+    """Moves whole messages between a kernel's socket and a stream; a handler as the transports want it."""
+
+    def __init__(self, loop: Loop, channel: str) -> None:
+        self.channel = channel
+        self._loop = loop
+        self._link = Link(channel, dialer=False)
+        self._socket: Optional[zmq.Socket] = None
+        self._stream: Optional[object] = None
+        self._polling = False
+        self._waiting: deque = deque()
+
+    def attach_kernel(self, context: zmq.Context, endpoint: str) -> None:
+        """Connect to a new kernel's socket, in place of the old one's."""
+        self.detach_kernel()
+        kind = zmq.SUB if self.channel == "iopub" else zmq.DEALER
+        socket = context.socket(kind)
+        socket.linger = 0
+        if kind == zmq.SUB:
+            socket.subscribe(b"")
+        else:
+            socket.identity = IDENTITY
+        # The kernel drops what a slow subscriber does not take; the limit here is the tunnel's window instead.
+        socket.rcvhwm = 0
+        socket.sndhwm = 0
+        socket.reconnect_ivl = 10
+        socket.connect(endpoint)
+        self._socket = socket
+        self._poll()
+        while self._waiting:
+            self._to_kernel(self._waiting.popleft())
+
+    def detach_kernel(self) -> None:
+        """Let go of the kernel's socket."""
+        if self._socket is not None:
+            if self._polling:
+                self._loop.unwatch(self._socket)
+                self._polling = False
+            self._socket.close()
+            self._socket = None
+
+    def drain(self) -> None:
+        """Move what a dead kernel still said before it died."""
+        if self._socket is not None:
+            self._from_kernel(0)
+
+    def connected(self, stream: object) -> None:
+        """A new connection of the host; an older one is replaced."""
+        if self._stream is not None:
+            self._stream.close("replaced by a new connection")
+        self._stream = stream
+        self._link.connection_made()
+
+    def lost(self, _reason: str) -> None:
+        """The connection is gone; messages wait for the next."""
+        self._stream = None
+        self._link.connection_lost()
+        self._poll()
+
+    def get_buffer(self) -> memoryview:
+        """For the stream to receive into."""
+        return self._link.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        """The stream received ``count`` bytes."""
+        for event in self._link.buffer_updated(count):
+            if isinstance(event, Established):
+                self._waiting.clear() if not event.resumed else None
+            elif self._socket is None:
+                self._waiting.append(event.parts)
+            else:
+                self._to_kernel(event.parts)
+        self.writable()
+
+    def writable(self) -> None:
+        """Send what the stream takes, then take more from the kernel."""
+        link = self._link
+        stream = self._stream
+        while stream is not None and link.wants_to_send:
+            buffers = link.data_to_send()
+            sent = stream.send(buffers)
+            if stream.closed:
+                return
+            link.data_sent(sent)
+            if sent < sum(map(len, buffers)):
+                break
+        self._poll()
+
+    def _poll(self) -> None:
+        wanted = self._socket is not None and self._link.established and self._link.writable
+        if wanted != self._polling:
+            self._polling = wanted
+            if wanted:
+                self._loop.watch(self._socket, POLLIN, self._from_kernel)
+            elif self._socket is not None:
+                self._loop.unwatch(self._socket)
+
+    def _from_kernel(self, _events: int) -> None:
+        link = self._link
+        for _ in range(BURST):
+            if self._socket is None or not link.writable:
+                break
+            try:
+                message = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            parts = [frame.buffer for frame in message]
+            size = sum(map(len, parts))
+            if size > frames.MAX_MESSAGE_BYTES or len(parts) > frames.MAX_PARTS:
+                print(f"agent: a message of {size} bytes on {self.channel} is over the limit and was dropped", flush=True)
+                continue
+            link.send(parts)
+        self.writable()
+
+    def _to_kernel(self, parts: list) -> None:
+        self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)

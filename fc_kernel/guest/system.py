@@ -1,0 +1,105 @@
+"""What the first process of the guest owes its machine. Python 3.9, standard library; only Linux, only as PID 1."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+
+# linux/random.h: _IOW('R', 0x03, int[2]) and _IO('R', 0x07)
+RNDADDENTROPY = 0x40085203
+RNDRESEEDCRNG = 0x5207
+# linux/sockios.h and linux/if.h
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+# linux/reboot.h
+RB_AUTOBOOT = 0x01234567
+
+#: A clock that is nearer than this to the host's is left alone.
+CLOCK_SLACK_S = 0.1
+#: As systemd sets it for services.
+OPEN_FILES = 524288
+
+
+def set_up(hostname: str) -> None:
+    """Mount what programs expect, bring up the loopback interface, name the machine, protect this process."""
+    for kind, target, options in (
+        ("devpts", "/dev/pts", "mode=0620,ptmxmode=0666"),
+        ("tmpfs", "/dev/shm", "mode=1777"),
+        ("tmpfs", "/tmp", "mode=1777"),
+    ):
+        os.makedirs(target, exist_ok=True)
+        _mount(kind, target, options)
+    for link, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+                         ("stderr", "/proc/self/fd/2")):  # fmt: skip
+        if not os.path.lexists(f"/dev/{link}"):
+            os.symlink(target, f"/dev/{link}")
+    socket.sethostname(hostname)
+    _loopback_up()
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("-1000")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, hard), hard))
+    # Ctrl-Alt-Del from the monitor asks for a clean end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _mount(kind: str, target: str, options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(kind.encode(), target.encode(), kind.encode(), 0, options.encode()) != 0:
+        error = ctypes.get_errno()
+        print(f"agent: cannot mount {target}: {os.strerror(error)}", flush=True)
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = bytearray(struct.pack("16sH14x", b"lo", 0))
+        fcntl.ioctl(sock, SIOCGIFFLAGS, request)
+        flags = struct.unpack_from("H", request, 16)[0]
+        struct.pack_into("H", request, 16, flags | IFF_UP)
+        fcntl.ioctl(sock, SIOCSIFFLAGS, request)
+
+
+def set_clock(now: float) -> None:
+    """Step the wall clock to the host's, if it is off."""
+    if abs(time.time() - now) > CLOCK_SLACK_S:
+        time.clock_settime(time.CLOCK_REALTIME, now)
+
+
+def add_entropy(seed: bytes) -> None:
+    """Credit the host's random bytes to the kernel and reseed it from them; raises :class:`OSError`."""
+    with open("/dev/urandom", "wb", buffering=0) as device:
+        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
+        fcntl.ioctl(device, RNDRESEEDCRNG)
+
+
+def end_machine() -> None:
+    """Flush and reboot; every monitor that runs us takes a reboot for the end."""
+    os.sync()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.reboot(ctypes.c_int(RB_AUTOBOOT))
+    raise OSError(ctypes.get_errno(), "reboot")
+
+
+def memory_total_mib() -> int:
+    """The memory that the guest's kernel manages."""
+    with open("/proc/meminfo") as file:
+        return int(file.readline().split()[1]) // 1024
+
+
+def oom_kills() -> int:
+    """How many processes the guest's kernel has killed for memory since boot; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
