@@ -81,6 +81,9 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
         least = max((least, settings.least_tier() or least), key=lambda tier: tier.rank)
     settings = KernelSettings(**merged)
     _check_limits(settings, said_by, limits)
+    if settings.monitor == "fake" and least is Tier.EMULATED:
+        # Only a trusted source can have chosen the fake, and choosing it says that no isolation is wanted.
+        least = Tier.NONE
     network = settings.network or NO_NETWORK
     spec = settings.spec()
     if network != NO_NETWORK:

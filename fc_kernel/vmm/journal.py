@@ -1,0 +1,115 @@
+"""The journal: one entry in each run directory that says which process to end, and how to know it is still that one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..paths import owner_is_dead, runtime_dir
+
+JOURNAL_NAME = "journal.json"
+#: An entry has some hundred bytes; more is not ours.
+MAX_ENTRY_BYTES = 64 << 10
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot (``/proc/PID/stat``, field 22); ``None`` if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def executable(pid: int) -> tuple[int, int] | None:
+    """Device and inode of a process's program; ``None`` if it is gone or not ours."""
+    try:
+        found = Path(f"/proc/{pid}/exe").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalEntry:
+    """One VM. ``pid``, ``start_time`` and ``exe`` together name a process for good; a pid alone is used again."""
+
+    vm_id: str
+    monitor: str
+    pid: int
+    start_time: int
+    exe: tuple[int, int]
+    owner_pid: int
+    created: float
+    kernel_id: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    #: Filled in by :func:`list_entries`.
+    owner_alive: bool = True
+
+    @classmethod
+    def of_process(cls, pid: int, *, vm_id: str, monitor: str, labels: dict[str, str]) -> JournalEntry:
+        """The entry for a living process; raises :class:`ProcessLookupError` if it is gone already."""
+        started, exe = start_time(pid), executable(pid)
+        if started is None or exe is None:
+            raise ProcessLookupError(pid)
+        return cls(
+            vm_id=vm_id,
+            monitor=monitor,
+            pid=pid,
+            start_time=started,
+            exe=exe,
+            owner_pid=os.getpid(),
+            created=time.time(),
+            kernel_id=labels.get("kernel_id", ""),
+            labels=labels,
+        )
+
+    def names(self, pid: int) -> bool:
+        """Whether the process that now has ``pid`` is this entry's."""
+        return pid == self.pid and start_time(pid) == self.start_time and executable(pid) == self.exe
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def write(self, run_dir: Path) -> None:
+        """Write atomically; raises :class:`OSError`."""
+        staged = run_dir / f"{JOURNAL_NAME}.new"
+        try:
+            staged.write_text(json.dumps(self.to_dict()))
+            staged.replace(run_dir / JOURNAL_NAME)
+        except OSError:
+            staged.unlink(missing_ok=True)
+            raise
+
+
+def read_entry(run_dir: Path) -> JournalEntry | None:
+    """The entry of a run directory; ``None`` when there is none or it is not one of ours."""
+    try:
+        with (run_dir / JOURNAL_NAME).open("rb") as file:
+            data = json.loads(file.read(MAX_ENTRY_BYTES))
+        entry = JournalEntry(**{**data, "exe": tuple(data["exe"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    numbers = (entry.pid, entry.start_time, entry.owner_pid, *entry.exe)
+    if entry.vm_id != run_dir.name or not all(type(n) is int and n > 0 for n in numbers) or entry.pid == 1:
+        return None
+    return entry
+
+
+def list_entries() -> list[JournalEntry]:
+    """All entries of this user, oldest first."""
+    entries = []
+    for path in runtime_dir().iterdir():
+        entry = read_entry(path)
+        if entry is None:
+            continue
+        lock = owner_is_dead(path)
+        if lock is not None:
+            os.close(lock)
+        entries.append(JournalEntry(**{**asdict(entry), "owner_alive": lock is None}))
+    return sorted(entries, key=lambda entry: entry.created)

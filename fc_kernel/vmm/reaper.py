@@ -1,0 +1,71 @@
+"""The reaper: ends what dead owners left behind, and never anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..paths import owner_is_dead, runtime_dir
+from .journal import JournalEntry, read_entry
+
+#: SIGKILL ends a process in milliseconds unless it sits in the kernel, waiting for a broken disk.
+KILL_DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True)
+class ReapedVm:
+    """One run directory that was removed, and what became of its process."""
+
+    vm_id: str
+    outcome: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def reap() -> list[ReapedVm]:
+    """End the process and remove the run directory of every VM whose owner is dead; report each."""
+    reaped = []
+    for path in sorted(runtime_dir().iterdir()):
+        if not path.is_dir() or path.is_symlink():
+            continue
+        lock = owner_is_dead(path)
+        if lock is None:
+            continue
+        try:
+            # Held through the removal, so that two reapers do not meet in one directory.
+            reaped.append(_reap_one(path))
+        finally:
+            os.close(lock)
+    return reaped
+
+
+def _reap_one(path: Path) -> ReapedVm:
+    entry = read_entry(path)
+    outcome = "removed; no process had been recorded" if entry is None else _end(entry)
+    shutil.rmtree(path, ignore_errors=True)
+    return ReapedVm(path.name, outcome)
+
+
+def _end(entry: JournalEntry) -> str:
+    try:
+        pidfd = os.pidfd_open(entry.pid)
+    except OSError:
+        return "removed; its process had ended"
+    try:
+        # Checked after the pidfd is open: from here on the descriptor, not the number, is the process.
+        if not entry.names(entry.pid):
+            return f"removed; pid {entry.pid} is another process now and was left alone"
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        readable, _, _ = select.select([pidfd], [], [], KILL_DEADLINE_S)
+        return f"removed; its process {entry.pid} was {'killed' if readable else 'sent SIGKILL and has not ended yet'}"
+    finally:
+        os.close(pidfd)
