@@ -1,0 +1,163 @@
+"""``FakeVmm``: the real guest agent and a real kernel as host processes, behind a hybrid-vsock socket.
+
+It isolates nothing and says so (tier ``none``); it is never chosen automatically. It is for fast tests, for faults, and
+to measure the tunnel by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+
+from .. import guest
+from ..errors import LaunchError, StateError, UnsupportedByMonitor
+from ..tier import Tier
+from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
+from ..vmm.console import ConsoleRing
+from ..vmm.process import MonitorProcess, ResourceLimits
+
+#: Files of a host process are its own business; the limit only has to be one.
+MAX_FILE_BYTES = 1 << 40
+LOOK_EVERY_S = 0.005
+MAIN = Path(guest.__file__).parent / "main.py"
+
+
+class FakeVmm(Vmm):
+    """No VM at all; ``service`` runs something else than the agent on the agent's transport."""
+
+    name: ClassVar[str] = "fake"
+
+    def __init__(self, plan: BootPlan, *, service: str | None = None) -> None:
+        super().__init__(plan)
+        self._service = service
+        self._state = VmmState.CREATED
+        self._console = ConsoleRing()
+        self._process: MonitorProcess | None = None
+
+    @property
+    def version(self) -> str:
+        """The interpreter's version; there is no monitor."""
+        return ".".join(map(str, sys.version_info[:3]))
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """It can stand still."""
+        return frozenset({Capability.PAUSE})
+
+    @property
+    def state(self) -> VmmState:
+        """The present state."""
+        if self._process is not None and self._process.exited and self._state is not VmmState.CLOSED:
+            return VmmState.EXITED
+        return self._state
+
+    @property
+    def tier(self) -> Tier:
+        """None, and nothing else."""
+        self._running()
+        return Tier.NONE
+
+    @property
+    def pid(self) -> int | None:
+        """The agent's process."""
+        return self._process.pid if self._process is not None and self._process.exited is None else None
+
+    @property
+    def uds_path(self) -> Path:
+        """The agent's own socket."""
+        return self.plan.run_dir / "v.sock"
+
+    async def start(self) -> None:
+        """Start the agent and wait for its socket."""
+        if self._state is not VmmState.CREATED:
+            raise StateError(f"start in state {self.state}")
+        self._state = VmmState.STARTING
+        argv = [sys.executable, "-B", str(MAIN), "--transport", "hybrid", "--uds", str(self.uds_path)]
+        argv += ["--run-dir", str(self.plan.run_dir / "g"), *(["--service", self._service] if self._service else [])]
+        async with contextlib.AsyncExitStack() as on_failure:
+            self._process = MonitorProcess.spawn(
+                argv,
+                cwd=self.plan.run_dir,
+                limits=ResourceLimits(MAX_FILE_BYTES),
+                console=self._console,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"},
+            )
+            on_failure.push_async_callback(self.aclose)
+            try:
+                async with asyncio.timeout(self.plan.start_timeout_s):
+                    await self._process.guard("the agent ended", asyncio.ensure_future(self._listening()))
+            except TimeoutError:
+                raise LaunchError(
+                    f"the agent did not listen within {self.plan.start_timeout_s:g} s", console=self._console.tail()
+                ) from None
+            self._process.record(
+                self.plan.run_dir, vm_id=self.plan.vm_id, monitor=self.name, labels=self.plan.labels
+            )
+            self._state = VmmState.RUNNING
+            on_failure.pop_all()
+
+    async def _listening(self) -> None:
+        while not self.uds_path.exists():
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def load(self, snapshot: SnapshotLoad) -> None:
+        """Host processes have no snapshot."""
+        raise UnsupportedByMonitor("a snapshot", needs="a monitor of real VMs", found="FakeVmm")
+
+    async def snapshot(self, request: SnapshotCreate) -> None:
+        """Host processes have no snapshot."""
+        raise UnsupportedByMonitor("a snapshot", needs="a monitor of real VMs", found="FakeVmm")
+
+    async def pause(self) -> None:
+        """Stop the agent and all that it started."""
+        self._signal_all(self._running(), signal.SIGSTOP)
+        self._state = VmmState.PAUSED
+
+    async def resume(self) -> None:
+        """Let them go on."""
+        self._signal_all(self._running(), signal.SIGCONT)
+        self._state = VmmState.RUNNING
+
+    async def wait(self) -> VmmExit:
+        """Until the agent ends."""
+        return await self._running().wait()
+
+    async def kill(self) -> VmmExit:
+        """End the agent and all that it started, as pulling the plug of a machine would."""
+        process = self._running()
+        self._signal_all(process, signal.SIGKILL)
+        return await process.kill()
+
+    def console_tail(self, lines: int = 20) -> list[str]:
+        """What the agent and the kernel wrote to their stdout and stderr."""
+        return self._console.tail(lines)
+
+    async def aclose(self) -> None:
+        """End everything."""
+        if self._state is VmmState.CLOSED:
+            return
+        self._state = VmmState.CLOSED
+        if self._process is not None:
+            self._signal_all(self._process, signal.SIGKILL)
+            await self._process.aclose()
+
+    def _running(self) -> MonitorProcess:
+        if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
+            raise StateError(f"the VM is {self._state}")
+        return self._process
+
+    def _signal_all(self, process: MonitorProcess, signum: signal.Signals) -> None:
+        """The kernel has a session of its own, so the tree is walked; a dead agent's kernel died with its parent."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            agent = psutil.Process(process.pid)
+            for child in agent.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.send_signal(signum)
+        process.send_signal(signum)
