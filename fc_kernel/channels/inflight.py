@@ -19,6 +19,7 @@ class Request:
     identities: list[bytes]
     header: dict[str, Any]
     replied: bool = False
+    idle: bool = False
 
     @property
     def kind(self) -> str:
@@ -45,19 +46,19 @@ class InFlight:
 
     def replied(self, parent: dict[str, Any]) -> None:
         """The kernel replied to a request."""
-        request = self._requests.get(parent.get("msg_id", ""))
-        if request is not None:
-            request.replied = True
+        self._saw(parent, "replied")
 
     def idle(self, parent: dict[str, Any]) -> None:
-        """The kernel is done with a request: its status is idle."""
+        """The kernel's status for a request is idle; its reply may come before or after, on another channel."""
+        self._saw(parent, "idle")
+
+    def _saw(self, parent: dict[str, Any], what: str) -> None:
         msg_id = parent.get("msg_id", "")
         request = self._requests.get(msg_id)
-        if request is not None and request.replied:
-            del self._requests[msg_id]
-        elif request is not None:
-            # The reply may come after the idle status, on another channel.
-            self._requests.move_to_end(msg_id, last=False)
+        if request is not None:
+            setattr(request, what, True)
+            if request.replied and request.idle:
+                del self._requests[msg_id]
 
     def take_all(self) -> list[Request]:
         """All that wait, oldest first; afterwards none does."""

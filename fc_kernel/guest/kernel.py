@@ -54,6 +54,9 @@ class Kernel:
             json.dump(info, file)
         command = argv or [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         command = [word.replace("{connection_file}", connection_file) for word in command]
+        if os.getpid() != 1:
+            # A host process (the fake monitor's): it must not outlive the agent, as in a VM it could not.
+            command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         output, theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
         try:

@@ -1,0 +1,288 @@
+"""The switchboard: clients' sockets on one side, the tunnel to the guest on the other, whole messages between them.
+
+One per kernel, in a thread of its own with ZeroMQ's poller, because a caller's event loop may run only now and then (a
+blocking ``KernelManager`` runs one only during its own calls). Clients never see a reconnect, whatever happens behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import zmq
+
+from ..errors import RemoteProtocolError, StateError
+from ..vsock.ports import CHANNEL_PORTS
+from .delivery import Delivery
+from .endpoints import BoundSockets, ClientEndpoints
+from .inflight import InFlight
+from .signing import Composer, Signer, header_of, split
+from .tunnel import Tunnel
+
+log = logging.getLogger(__name__)
+
+#: How many messages of one socket are moved before the others get their turn.
+BURST = 64
+#: How long a poll lasts while a client's queue is full: ZeroMQ does not say when there is room again.
+RETRY_MS = 2
+#: What clients sent while no guest is attached (it boots, or is away); more waits in the clients' own queues.
+MAX_HELD_MESSAGES = 1000
+
+Frames = list[Any]
+
+
+class Switchboard:
+    """Stable endpoints for clients; :meth:`attach` puts a guest behind them, :meth:`detach` takes it away."""
+
+    def __init__(
+        self,
+        endpoints: ClientEndpoints,
+        *,
+        key: bytes,
+        signature_scheme: str = "hmac-sha256",
+        on_tunnel_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        """``on_tunnel_lost(reason)`` is called on the switchboard's thread when a connection to the guest breaks."""
+        self._endpoints = endpoints
+        self._clients = Signer(key, signature_scheme)
+        self._guest = Signer(b"")
+        self._composer = Composer(self._clients)
+        self._on_tunnel_lost = on_tunnel_lost
+        self._in_flight = InFlight()
+        self._tunnels = {channel: Tunnel(channel) for channel in CHANNEL_PORTS}
+        self._attached: Future[None] | None = None
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._bound: BoundSockets | None = None
+        self._delivery: dict[str, Delivery] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+        self._running = False
+        self.failure: BaseException | None = None
+
+    def start(self) -> dict[str, int]:
+        """Bind all sockets and serve; returns the port of each channel. Raises :class:`~fc_kernel.errors.ConfigError`."""
+        if self._thread is not None:
+            raise StateError("the switchboard was started before")
+        try:
+            self._bound = BoundSockets(self._context, self._endpoints)
+        except BaseException:
+            self._context.term()
+            raise
+        self._delivery = {channel: Delivery(self._bound.sockets[channel]) for channel in CHANNEL_PORTS}
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._running = True
+        self._thread = threading.Thread(target=self._serve, name="fc-kernel-switchboard", daemon=True)
+        self._thread.start()
+        return self._bound.ports
+
+    def attach(self, sockets: Mapping[str, socket.socket], *, guest_key: bytes, generation: int) -> Future[None]:
+        """Take over connected sockets, one for each channel; the future is done when all tunnels are up.
+
+        The same generation as before goes on where it was: what was not acknowledged is sent again. A new one starts
+        from zero.
+        """
+        done: Future[None] = Future()
+
+        def command() -> None:
+            self._drop_tunnels()
+            self._attached = done
+            self._guest = Signer(guest_key)
+            for channel, tunnel in self._tunnels.items():
+                tunnel.attach(sockets[channel], generation)
+                tunnel.release(self._guest)
+
+        self._submit(command)
+        return done
+
+    def detach(self, *, ename: str = "KernelDied", reason: str | None = None) -> Future[None]:
+        """Let go of the guest. With a reason every request in flight is answered with that error, then goes idle."""
+        return self._submit(lambda: self._detach(ename, reason))
+
+    def link(self) -> Future[None]:
+        """Give ``ipc`` sockets their public names again."""
+        bound = self._bound
+        return self._submit(lambda: bound.link() if bound is not None and self._endpoints.transport == "ipc" else None)
+
+    def close(self) -> None:
+        """Stop serving and release everything; may be called twice."""
+        if self._thread is None:
+            self._context.term()
+            return
+        if self._thread.is_alive():
+
+            def stop() -> None:
+                self._running = False
+
+            self._submit(stop)
+            self._thread.join()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+
+    def _submit(self, command: Callable[[], None]) -> Future[None]:
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                command()
+                done.set_result(None)
+            except Exception as error:  # noqa: BLE001 - handed to the caller
+                done.set_exception(error)
+
+        self._commands.append(run)
+        try:
+            os.eventfd_write(self._wake, 1)
+        except OSError:
+            done.cancel()
+        return done
+
+    def _serve(self) -> None:
+        assert self._bound is not None  # noqa: S101 - start has bound
+        try:
+            while self._running:
+                self._round(self._bound.sockets)
+        except BaseException as error:  # noqa: BLE001 - the thread must end in order and say why
+            log.exception("the switchboard failed")
+            self.failure = error
+            if self._on_tunnel_lost is not None:
+                self._on_tunnel_lost(f"the switchboard failed: {error}")
+        finally:
+            self._drop_tunnels()
+            self._bound.close()
+            self._context.term()
+
+    def _round(self, sockets: dict[str, zmq.Socket[Any]]) -> None:
+        poller = zmq.Poller()
+        poller.register(self._wake, zmq.POLLIN)
+        poller.register(sockets["hb"], zmq.POLLIN)
+        poller.register(sockets["iopub"], zmq.POLLIN)
+        blocked = False
+        for channel, tunnel in self._tunnels.items():
+            full = self._delivery[channel].blocked
+            blocked = blocked or full
+            if channel != "iopub" and tunnel.takes_more(MAX_HELD_MESSAGES):
+                poller.register(sockets[channel], zmq.POLLIN)
+            if events := tunnel.events(reading=not full):
+                poller.register(tunnel.fileno(), events)
+        ready: dict[Any, int] = dict(poller.poll(RETRY_MS if blocked else None))
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+            while self._commands:
+                self._commands.popleft()()
+            return
+        if sockets["hb"] in ready:
+            sockets["hb"].send_multipart(sockets["hb"].recv_multipart())
+        if sockets["iopub"] in ready:
+            self._subscriptions(sockets["iopub"])
+        # Control first: an interrupt or a debugger's pause does not wait behind a flood.
+        for channel in ("control", "stdin", "shell", "iopub"):
+            tunnel = self._tunnels[channel]
+            self._delivery[channel].retry()
+            if channel != "iopub" and sockets[channel] in ready:
+                self._from_clients(channel, sockets[channel])
+            if tunnel.connected and (events := ready.get(tunnel.fileno(), 0)):
+                self._tunnel_ready(tunnel, events)
+
+    def _tunnel_ready(self, tunnel: Tunnel, events: int) -> None:
+        try:
+            for message in tunnel.ready(events):
+                self._from_guest(tunnel.channel, message)
+        except (OSError, RemoteProtocolError) as error:
+            self._tunnel_lost(tunnel, error)
+            return
+        if self._attached is not None and all(tunnel.established for tunnel in self._tunnels.values()):
+            attached, self._attached = self._attached, None
+            attached.set_result(None)
+
+    def _tunnel_lost(self, tunnel: Tunnel, error: Exception) -> None:
+        reason = f"the {tunnel.channel} connection to the guest broke: {error}"
+        self._drop_tunnels()
+        if self._on_tunnel_lost is not None:
+            self._on_tunnel_lost(reason)
+
+    def _drop_tunnels(self) -> None:
+        for tunnel in self._tunnels.values():
+            tunnel.drop()
+        if self._attached is not None:
+            attached, self._attached = self._attached, None
+            attached.set_exception(RemoteProtocolError("the connection to the guest broke during its greeting"))
+
+    def _from_clients(self, channel: str, source: zmq.Socket[Any]) -> None:
+        tunnel = self._tunnels[channel]
+        for _ in range(BURST):
+            if not tunnel.takes_more(MAX_HELD_MESSAGES):
+                return
+            try:
+                frames: Frames = [frame.buffer for frame in source.recv_multipart(zmq.NOBLOCK, copy=False)]
+            except zmq.Again:
+                return
+            try:
+                at = split(frames)
+                signed = frames[at + 2 : at + 6]
+                if not self._clients.valid(frames[at + 1], signed):
+                    raise RemoteProtocolError("a wrong signature")
+                header = header_of(frames[at + 2])
+            except RemoteProtocolError as error:
+                log.warning("a client's message on %s was dropped: %s", channel, error)
+                continue
+            if channel != "stdin":
+                self._in_flight.sent(channel, frames[:at], header)
+            frames[at + 1] = b""
+            tunnel.send(frames, at, self._guest)
+
+    def _from_guest(self, channel: str, frames: Frames) -> None:
+        at = split(frames)
+        signed = frames[at + 2 : at + 6]
+        if channel == "iopub":
+            # ZeroMQ keeps the kernel's own greeting of subscribers from our clients; they get theirs from here.
+            kind = bytes(signed[0][:4096])
+            if b'"iopub_welcome"' in kind:
+                return
+            if b'"status"' in kind and b'"idle"' in bytes(signed[3][:256]):
+                self._in_flight.idle(header_of(signed[1]))
+        elif channel != "stdin":
+            self._in_flight.replied(header_of(signed[1]))
+        frames[at + 1] = self._clients.sign(signed)
+        self._delivery[channel].send(frames)
+
+    def _subscriptions(self, iopub: zmq.Socket[Any]) -> None:
+        while True:
+            try:
+                request = iopub.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if request[:1] == b"\x01":
+                topic = request[1:]
+                content = {"subscription": topic.decode("utf-8", "replace")}
+                self._delivery["iopub"].send(self._composer.message("iopub_welcome", content, {}, [topic]))
+
+    def _detach(self, ename: str, reason: str | None) -> None:
+        self._drop_tunnels()
+        if reason is None:
+            return
+        for tunnel in self._tunnels.values():
+            tunnel.forget()
+        for request in self._in_flight.take_all():
+            self._answer(request, ename, reason)
+
+    def _answer(self, request: Any, ename: str, reason: str) -> None:
+        error = {"ename": ename, "evalue": reason, "traceback": [f"{ename}: {reason}"]}
+        compose, iopub = self._composer.message, self._delivery["iopub"]
+        if request.kind == "execute":
+            iopub.send(compose("error", error, request.header, [b"error"]))
+        if not request.replied:
+            content = {"status": "error", **error}
+            if request.kind == "execute":
+                content.update(execution_count=0, user_expressions={}, payload=[])
+            elif request.kind == "shutdown":
+                content = {"status": "ok", "restart": False}
+            reply = compose(f"{request.kind}_reply", content, request.header, request.identities)
+            self._delivery[request.channel].send(reply)
+        iopub.send(compose("status", {"execution_state": "idle"}, request.header, [b"status"]))

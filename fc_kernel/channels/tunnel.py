@@ -1,0 +1,132 @@
+"""The host's end of one channel's tunnel: a link and the socket that now carries it."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Any
+
+import zmq
+
+from ..errors import LocalProtocolError
+from .link import Link, MessageReceived
+from .signing import Signer
+
+#: How many reads of one socket before the others get their turn.
+BURST = 16
+
+
+class Tunnel:
+    """Messages that are sent while no guest is there wait, unsigned, for the next one."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self._link = Link(channel, dialer=True)
+        self._socket: socket.socket | None = None
+        self._signer = Signer(b"")
+        self._held: deque[tuple[list[Any], int]] = deque()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a socket is there."""
+        return self._socket is not None
+
+    @property
+    def established(self) -> bool:
+        """Whether both ends have greeted each other."""
+        return self._link.established
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 without one."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def events(self, *, reading: bool) -> int:
+        """What to poll the socket for."""
+        if self._socket is None:
+            return 0
+        return (zmq.POLLIN if reading else 0) | (zmq.POLLOUT if self._link.wants_to_send else 0)
+
+    def takes_more(self, most_held: int) -> bool:
+        """Whether a client's next message should be read now."""
+        return self._link.writable if self._socket is not None else len(self._held) < most_held
+
+    def attach(self, sock: socket.socket, generation: int) -> None:
+        """Carry on over a new socket; what was held for the guest follows its greeting."""
+        self.drop()
+        sock.setblocking(False)
+        self._socket = sock
+        if generation != self._link.generation:
+            self._link.new_generation(generation)
+        self._link.connection_made()
+        self._flush()
+
+    def send(self, frames: list[Any], delimiter: int, signer: Signer) -> None:
+        """Sign a message for the guest and send it, or hold it until there is one."""
+        if self._socket is None:
+            self._held.append((frames, delimiter))
+            return
+        while self._held:
+            self._send(*self._held.popleft(), signer)
+        self._send(frames, delimiter, signer)
+        self._flush()
+
+    def _send(self, frames: list[Any], at: int, signer: Signer) -> None:
+        frames[at + 1] = signer.sign(frames[at + 2 : at + 6])
+        try:
+            self._link.send(frames)
+        except LocalProtocolError:
+            # Over the limits: dropped, as a kernel drops what it cannot read.
+            return
+
+    def release(self, signer: Signer) -> None:
+        """Send what was held."""
+        while self._held:
+            self._send(*self._held.popleft(), signer)
+        self._flush()
+
+    def ready(self, events: int) -> list[list[Any]]:
+        """The socket is ready; returns the guest's messages. Raises :class:`OSError` when the connection is broken."""
+        messages: list[list[Any]] = []
+        sock = self._socket
+        assert sock is not None  # noqa: S101 - polled only with a socket
+        if events & ~zmq.POLLOUT:
+            for _ in range(BURST):
+                try:
+                    count = sock.recv_into(self._link.get_buffer())
+                except BlockingIOError:
+                    break
+                if not count:
+                    if messages:
+                        break
+                    raise ConnectionResetError("closed by the guest")
+                for event in self._link.buffer_updated(count):
+                    if isinstance(event, MessageReceived):
+                        messages.append(event.parts)
+                if messages:
+                    break
+        self._flush()
+        return messages
+
+    def _flush(self) -> None:
+        while self._socket is not None and self._link.wants_to_send:
+            buffers = self._link.data_to_send()
+            try:
+                sent = self._socket.sendmsg(buffers)
+            except BlockingIOError:
+                return
+            except OSError:
+                # Reading says so too, and there it is handled.
+                return
+            self._link.data_sent(sent)
+
+    def drop(self) -> None:
+        """Close the socket; what was not acknowledged is kept for the same generation."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._link.connection_lost()
+
+    def forget(self) -> None:
+        """Forget what was held or not acknowledged: its guest is dead."""
+        self._held.clear()
+        self._link.new_generation(0)

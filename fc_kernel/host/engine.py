@@ -1,0 +1,94 @@
+"""The engine's thread: one event loop for the whole process, on which all VMs live.
+
+Not the caller's loop, because a synchronous ``KernelManager`` runs that only during its own calls; and not one thread for
+each kernel, because the parent-death signal of a monitor is bound to the thread that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, ClassVar, TypeVar
+
+from ..errors import StateError
+from ..vmm.reaper import reap
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Ending a VM takes milliseconds; at the interpreter's exit we wait no longer than this for all of them.
+CLOSE_DEADLINE_S = 15.0
+
+
+class Engine:
+    """A thread with an event loop; :meth:`shared` is the process's own."""
+
+    _shared: ClassVar[Engine | None] = None
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._closers: set[Any] = set()
+        self._thread = threading.Thread(target=self._run, name="fc-kernel-engine", daemon=True)
+        self._thread.start()
+        with contextlib.suppress(Exception):
+            # What a killed server left is ended before anything new is started; it must not keep a kernel from starting.
+            for vm in reap():
+                log.warning("VM %s of a dead server: %s", vm.vm_id, vm.outcome)
+        atexit.register(self.close)
+
+    @classmethod
+    def shared(cls) -> Engine:
+        """The engine of this process, started at the first call; a forked child gets one of its own."""
+        with cls._lock:
+            if cls._shared is None or cls._shared._pid != os.getpid() or cls._shared._loop.is_closed():  # noqa: SLF001
+                cls._shared = cls()
+            return cls._shared
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the engine's loop and await it on the caller's; cancelling reaches it."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    def run_blocking(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the engine's loop and block until it is done."""
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise StateError("the engine's thread cannot wait for itself")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def adopt(self, session: Any) -> None:
+        """Close ``session`` (its ``aclose``) when the process ends."""
+        self._closers.add(session)
+
+    def release(self, session: Any) -> None:
+        """The session is closed."""
+        self._closers.discard(session)
+
+    def close(self) -> None:
+        """End all VMs and the thread; may be called twice."""
+        if self._loop.is_closed() or self._pid != os.getpid():
+            return
+        atexit.unregister(self.close)
+
+        async def end_all() -> None:
+            closing = [session.aclose() for session in list(self._closers)]
+            for result in await asyncio.gather(*closing, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    log.error("a VM was not closed in order: %s", result)
+
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(end_all(), self._loop).result(CLOSE_DEADLINE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_DEADLINE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
