@@ -161,9 +161,7 @@ class Agent:
             said = "".join(f"\n  | {line}" for line in kernel.tail())
             reply(RpcError(KERNEL_ERROR, f"the kernel process ended with status {kernel.returncode}{said}"))
             return
-        for relay in self._relays.values():
-            relay.drain()
-            relay.detach_kernel()
+        # The relays stay: what the kernel said last may still be on its way to them. A new kernel's replace them.
         self._control.notify(
             "kernel.exited",
             {

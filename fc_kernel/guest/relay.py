@@ -62,11 +62,6 @@ class Relay:
             self._socket.close()
             self._socket = None
 
-    def drain(self) -> None:
-        """Move what a dead kernel still said before it died."""
-        if self._socket is not None:
-            self._from_kernel(0)
-
     def connected(self, stream: object) -> None:
         """A new connection of the host; an older one is replaced."""
         if self._stream is not None:

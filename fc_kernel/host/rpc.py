@@ -29,6 +29,10 @@ class RpcCodec:
         message = {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params}
         return self._next_id, json.dumps(message).encode() + b"\n"
 
+    def asked(self, number: object) -> bool:
+        """Whether a request had this id."""
+        return isinstance(number, int) and 0 < number <= self._next_id
+
     def receive_data(self, data: bytes) -> list[dict[str, Any]]:
         """The objects in ``data``; raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         self._line += data
@@ -109,6 +113,8 @@ class AgentClient:
             return
         answer = self._waiting.get(message["id"]) if isinstance(message["id"], int) else None
         if answer is None or answer.done():
+            if self._codec.asked(message["id"]):
+                return  # the answer to a call whose caller did not wait
             raise RemoteProtocolError(f"the guest agent answered a call that nobody made: {message['id']!r:.40}")
         error = message.get("error")
         if error is None:

@@ -1,0 +1,66 @@
+"""Everything that has a say in a kernel's settings, in order, and the environment that its guest may see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from .config import FcKernelConfig
+from .environment import PREFIXES, environment_source
+from .notebook import notebook_source
+from .resolve import Resolved, Source, resolve
+
+#: What of the server's environment the guest may see: the session's name, the time zone, and what was meant for it.
+#: Locales are not: the guest has its own.
+GUEST_NAMES = frozenset({"JPY_SESSION_NAME", "TZ"})
+GUEST_PREFIX = "FC_GUEST_"
+#: Whatever a kernelspec says, these are the server's own and stay there.
+NEVER = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+def guest_environment(environ: Mapping[str, str], kernelspec_env: Mapping[str, str]) -> dict[str, str]:
+    """The part of ``environ`` that the guest may see: an allow-list, and what the kernelspec sets by name."""
+    shown = {
+        name: value
+        for name, value in environ.items()
+        if name in GUEST_NAMES or name.startswith(GUEST_PREFIX) or name in kernelspec_env
+    }
+    return {
+        name: value
+        for name, value in shown.items()
+        if not (name.startswith(("JUPYTER", "JPY_API")) or any(word in name.upper() for word in NEVER))
+    }
+
+
+async def resolve_settings(
+    config: FcKernelConfig,
+    *,
+    profile: Mapping[str, Any],
+    environ: Mapping[str, str],
+    cwd: Any = None,
+    contents_manager: Any = None,
+    call: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Ask all sources in order, the later wins, and apply the limits.
+
+    ``profile`` is the kernelspec's ``config``, ``call`` what the caller of ``start_kernel`` gave as ``fc_kernel``. The
+    server's own ``FC_KERNEL_*`` are the administrator's word; those in a request are not. Raises
+    :class:`~fc_kernel.errors.SpecError` and :class:`~fc_kernel.errors.ConfigError`.
+    """
+    sources = [config.as_source(), Source("kernelspec", profile)]
+    requested = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(PREFIXES) and os.environ.get(name) != value
+    }
+    sources.append(Source("request", environment_source(requested, trusted=False).values))
+    sources.append(environment_source(os.environ, trusted=True))
+    notebook = await notebook_source({**environ}, cwd, contents_manager)
+    if notebook is not None:
+        sources.append(notebook)
+    if call:
+        sources.append(Source("call", call))
+    return resolve(sources, config.limits())
+
+
