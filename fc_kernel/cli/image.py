@@ -41,7 +41,7 @@ class ImageBuildCommand(Command):
         **base_flags,
         **JSON_FLAG,
         "replace": ({"ImageBuildCommand": {"replace": True}}, "replace an image of the same name"),
-        "if-missing": ({"ImageBuildCommand": {"if_missing": True}}, "do nothing when a sound image of that name exists"),
+        "if-missing": ({"ImageBuildCommand": {"if_missing": True}}, "do nothing when a sound image of the same recipe exists"),
     }
 
     image_name = Unicode("default", help="name of the image").tag(config=True)
@@ -58,16 +58,17 @@ class ImageBuildCommand(Command):
     def run(self) -> None:
         """Build with a progress display on standard error."""
         store = ImageStore()
-        if self.if_missing and (image := store.find_sound(self.image_name)) is not None:
-            self._report(image, built=False)
-            return
         request = BuildRequest(
             name=self.image_name,
             requirements=Path(self.requirements) if self.requirements else None,
             packages=tuple(self.packages),
             source=Path(self.source) if self.source else None,
-            replace=self.replace,
+            replace=self.replace or self.if_missing,
         )
+        request.check()
+        if self.if_missing and (image := store.find_current(request.name, request.recipe())) is not None:
+            self._report(image, built=False)
+            return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.err) as progress:
             task = progress.add_task(f"image {self.image_name}", total=None)

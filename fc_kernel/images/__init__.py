@@ -1,0 +1,1 @@
+"""Guest images: building them, keeping them, and checking them before every boot."""

@@ -1,0 +1,63 @@
+"""The guest's kernel: Debian's cloud kernel, unpacked and not installed, and its uncompressed form."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+from ..errors import ImageBuildError
+
+ELF = b"\x7fELF"
+#: ``Documentation/arch/x86/boot.rst``: the fields of the boot protocol's header, version 2.08 and later.
+SETUP_SECTS, MAGIC, PAYLOAD_OFFSET, PAYLOAD_LENGTH = 0x1F1, 0x202, 0x248, 0x24C
+
+
+def uncompressed(bzimage: bytes) -> bytes:
+    """The ELF file inside a bzImage, which Firecracker needs and QEMU's microvm boots by PVH.
+
+    Raises :class:`~fc_kernel.errors.ImageBuildError`.
+    """
+    if bzimage[:4] == ELF:
+        return bzimage
+    if bzimage[MAGIC : MAGIC + 4] != b"HdrS":
+        raise ImageBuildError("the kernel is neither an ELF file nor a bzImage")
+    setup = (bzimage[SETUP_SECTS] or 4) + 1
+    offset, length = struct.unpack_from("<II", bzimage, PAYLOAD_OFFSET)
+    payload = bzimage[setup * 512 + offset :][:length]
+    try:
+        kernel = _decompress(payload)
+    except (lzma.LZMAError, zlib.error, OSError, subprocess.CalledProcessError) as error:
+        raise ImageBuildError(f"cannot decompress the kernel: {error}") from error
+    if kernel[:4] != ELF:
+        raise ImageBuildError("the kernel's payload is no ELF file")
+    return kernel
+
+
+def _decompress(payload: bytes) -> bytes:
+    # Behind the compressed data the kernel's build appends its size, which the decompressors leave unused.
+    if payload.startswith(b"\xfd7zXZ"):
+        return lzma.LZMADecompressor().decompress(payload)
+    if payload.startswith(b"\x1f\x8b"):
+        return zlib.decompressobj(wbits=31).decompress(payload)
+    if payload.startswith(b"\x28\xb5\x2f\xfd"):
+        zstd = shutil.which("zstd")
+        if zstd is None:
+            raise ImageBuildError("zstd is needed to unpack the kernel: apt-get install zstd")
+        return subprocess.run([zstd, "-d", "-c"], input=payload[:-4], stdout=subprocess.PIPE, check=True).stdout
+    raise ImageBuildError(f"the kernel is compressed in an unknown way: {payload[:6].hex()}")
+
+
+def find_kernel(tree: Path) -> tuple[Path, Path, str]:
+    """The bzImage, the modules' directory and the release in an unpacked tree."""
+    images = sorted((tree / "boot").glob("vmlinuz-*"))
+    if not images:
+        raise ImageBuildError("the kernel package has no /boot/vmlinuz-*")
+    release = images[-1].name.removeprefix("vmlinuz-")
+    modules = tree / "lib/modules" / release
+    if not modules.is_dir():
+        modules = tree / "usr/lib/modules" / release
+    return images[-1], modules, release
