@@ -14,7 +14,6 @@ SHARED = (
     "vsock/__init__.py",
     "vsock/handshake.py",
     "vsock/mux.py",
-    "vsock/mux_frames.py",
     "vsock/ports.py",
     "testing/__init__.py",
     "testing/guest_services.py",

@@ -1,0 +1,91 @@
+"""QEMU's command line for a boot plan: a pure function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import SpecError, UnsupportedByMonitor
+from ...spec import NetworkInterface, RateLimiter, TokenBucket
+from ..base import BootPlan
+from .program import QemuProgram
+
+MUX_PORT_NAME = "fc_kernel.mux.0"
+QMP_SOCKET = "qmp.sock"
+MUX_SOCKET = "mux.sock"
+#: What this monitor's guests need on their command line beside the image's own.
+BOOT_ARGS = "fc.transport=mux"
+
+
+def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool) -> list[str]:
+    """The words that start the VM; sockets are relative to ``plan.run_dir``, the working directory.
+
+    Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` for what only Firecracker can do, and
+    :class:`~fc_kernel.errors.SpecError` for a path that QEMU's option syntax cannot carry.
+    """
+    spec = plan.spec
+    _supported(plan, program)
+    assert spec.kernel is not None  # noqa: S101 - a plan is resolved
+    words = [
+        str(program.path), "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+        "-machine", f"microvm,pic=off,pit=off,rtc=on,isa-serial=on,accel={'kvm' if accelerated else 'tcg,thread=multi'}",
+        "-cpu", "host" if accelerated else "max",
+        "-smp", str(spec.vcpu_count), "-m", f"{spec.mem_size_mib}M",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-serial", "stdio",
+        "-qmp", f"unix:{QMP_SOCKET},server=on,wait=off",
+        "-kernel", str(spec.kernel), "-append", f"{spec.boot_args or ''} {BOOT_ARGS}".strip(),
+        "-device", "virtio-rng-device",
+        "-chardev", f"socket,id=mux,path={MUX_SOCKET},server=on,wait=off",
+        "-device", "virtio-serial-device", "-device", f"virtserialport,chardev=mux,name={MUX_PORT_NAME}",
+    ]  # fmt: skip
+    if plan.initrd is not None:
+        words += ["-initrd", str(plan.initrd)]
+    if spec.rootfs is not None:
+        words += _drive("rootfs", spec.rootfs, read_only=bool(spec.rootfs_read_only), limiter=spec.rootfs_rate_limit)
+    for drive in spec.extra_drives:
+        words += _drive(drive.drive_id, drive.path_on_host, read_only=drive.is_read_only, limiter=drive.rate_limiter)
+    for interface in spec.network_interfaces:
+        words += _network(interface, program)
+    return words
+
+
+def _supported(plan: BootPlan, program: QemuProgram) -> None:
+    found = f"QEMU {program.version}"
+    if plan.spec.restore_from is not None:
+        raise UnsupportedByMonitor("restore_from", needs="Firecracker 1.12", found=found)
+    if plan.spec.vsock is not None:
+        raise UnsupportedByMonitor("vsock (a chosen cid)", needs="Firecracker 1.12", found=found)
+
+
+def _drive(drive_id: str, path: Path, *, read_only: bool, limiter: RateLimiter | None) -> list[str]:
+    if "," in str(path):
+        raise SpecError(f"drive {drive_id}", str(path), "a path without a comma (QEMU's option syntax)")
+    options = [f"id={drive_id}", f"file={path}", "format=raw", "if=none", f"read-only={'on' if read_only else 'off'}"]
+    # The file is locked by whoever writes it; a read-only image is shared by many VMs.
+    options.append("file.locking=off" if read_only else "file.locking=auto")
+    if limiter is not None:
+        options += _throttle("bps", limiter.bandwidth) + _throttle("iops", limiter.ops)
+    return ["-drive", ",".join(options), "-device", f"virtio-blk-device,drive={drive_id}"]
+
+
+def _throttle(what: str, bucket: TokenBucket | None) -> list[str]:
+    """A token bucket as QEMU's leaky one (``docs/throttle.txt``): the rate, and the size as what may burst at once."""
+    if bucket is None:
+        return []
+    per_second = max(1, bucket.size * 1000 // bucket.refill_time_ms)
+    burst = max(per_second, bucket.size + (bucket.one_time_burst or 0))
+    return [f"throttling.{what}-total={per_second}", f"throttling.{what}-total-max={burst}"]
+
+
+def _network(interface: NetworkInterface, program: QemuProgram) -> list[str]:
+    if interface.rx_rate_limiter or interface.tx_rate_limiter:
+        raise UnsupportedByMonitor(
+            f"a rate limiter on the network interface {interface.iface_id!r}",
+            needs="Firecracker 1.12",
+            found=f"QEMU {program.version}",
+        )
+    device = f"virtio-net-device,netdev={interface.iface_id}"
+    if interface.guest_mac:
+        device += f",mac={interface.guest_mac}"
+    netdev = f"tap,id={interface.iface_id},ifname={interface.host_dev_name},script=no,downscript=no"
+    return ["-netdev", netdev, "-device", device]

@@ -1,0 +1,301 @@
+"""Many streams over one: the yamux protocol (https://github.com/hashicorp/yamux/blob/master/spec.md), sans-io.
+
+The host is the client and opens streams; the guest only answers. Both ends run this file: standard library only, Python
+3.9, and no work for each byte, because one end may be emulated.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import Union
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+
+HEADER = struct.Struct("!BBHII")
+DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+
+#: The specification's window at a stream's start; both ends raise it at once to ours, which holds some round trips.
+INITIAL_WINDOW_BYTES = 256 << 10
+WINDOW_BYTES = 1 << 20
+#: The largest piece of one stream before the others get their turn; an 8 MiB message of one delays another by this much.
+CHUNK_BYTES = 64 << 10
+#: Five channels and a few more; a peer that opens more is broken.
+MAX_STREAMS = 64
+#: The other side's pings that wait for our answers.
+MAX_PENDING_CONTROL = 256
+
+
+class Event:
+    """Something that happened to a stream."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+
+
+class StreamOpened(Event):
+    """The peer opened a stream (seen by the server only)."""
+
+    __slots__ = ()
+
+
+class DataReceived(Event):
+    """Bytes for a stream; ``data`` is valid until the next call, and :meth:`Mux.consumed` gives their room back."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, stream: int, data: memoryview) -> None:
+        super().__init__(stream)
+        self.data = data
+
+
+class StreamWritable(Event):
+    """There is room to send again."""
+
+    __slots__ = ()
+
+
+class StreamEnded(Event):
+    """The peer will send no more; it may still receive."""
+
+    __slots__ = ()
+
+
+class StreamReset(Event):
+    """The stream is gone."""
+
+    __slots__ = ()
+
+
+class _Stream:
+    __slots__ = ("credit", "end_queued", "ended", "owed", "peer_ended", "queue", "queued", "window")
+
+    def __init__(self) -> None:
+        self.credit = INITIAL_WINDOW_BYTES
+        self.window = INITIAL_WINDOW_BYTES
+        self.owed = 0
+        self.queue: deque = deque()
+        self.queued = 0
+        self.end_queued = False
+        self.ended = False
+        self.peer_ended = False
+
+
+class Mux:
+    """One end of a session."""
+
+    def __init__(self, *, client: bool) -> None:
+        self._client = client
+        self._next_id = 1 if client else 2
+        self._streams: dict = {}
+        self._head = bytearray()
+        self._payload = 0
+        self._into = 0
+        self._control: deque = deque()
+        self._active: deque = deque()
+        self._out: deque = deque()
+
+    def open_stream(self) -> int:
+        """Open a stream; returns its id."""
+        if len(self._streams) >= MAX_STREAMS:
+            raise LocalProtocolError(f"{MAX_STREAMS} streams are open")
+        stream = self._next_id
+        self._next_id += 2
+        self._streams[stream] = _Stream()
+        self._grant(stream, WINDOW_BYTES - INITIAL_WINDOW_BYTES, SYN)
+        return stream
+
+    def send_room(self, stream: int) -> int:
+        """How many bytes :meth:`send` takes now; 0 for a stream that is gone."""
+        state = self._streams.get(stream)
+        return 0 if state is None or state.end_queued else max(0, state.credit - state.queued)
+
+    def send(self, stream: int, data: Union[bytes, memoryview]) -> int:
+        """Queue as much of ``data`` as there is room for, and return how much; it must not be changed afterwards."""
+        room = self.send_room(stream)
+        if not room:
+            return 0
+        view = memoryview(data)[:room]
+        state = self._streams[stream]
+        if len(view):
+            if not state.queue:
+                self._active.append(stream)
+            state.queue.append(view)
+            state.queued += len(view)
+        return len(view)
+
+    def consumed(self, stream: int, count: int) -> None:
+        """``count`` received bytes have been passed on; the peer may send as many again."""
+        state = self._streams.get(stream)
+        if state is None or not count:
+            return
+        state.owed += count
+        if state.owed >= WINDOW_BYTES // 4:
+            self._grant(stream, state.owed, 0)
+            state.owed = 0
+
+    def end(self, stream: int) -> None:
+        """Send no more on this stream, after what is queued."""
+        state = self._streams.get(stream)
+        if state is not None and not state.end_queued:
+            state.end_queued = True
+            if not state.queue:
+                self._send_end(stream, state)
+
+    def reset(self, stream: int) -> None:
+        """Drop a stream at once."""
+        if self._streams.pop(stream, None) is not None:
+            self._control.append(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether :meth:`data_to_send` has something."""
+        return bool(self._out or self._control or self._active)
+
+    def data_to_send(self) -> list:
+        """Buffers to send, in order; tell :meth:`data_sent` how much of them went out."""
+        if not self._out:
+            self._fill()
+        return list(self._out)
+
+    def data_sent(self, count: int) -> None:
+        """``count`` bytes of :meth:`data_to_send` are gone."""
+        out = self._out
+        while count:
+            size = len(out[0])
+            if count < size:
+                out[0] = out[0][count:]
+                return
+            count -= size
+            out.popleft()
+
+    def _fill(self) -> None:
+        """One chunk of every stream that has something, behind all control frames."""
+        out = self._out
+        while self._control:
+            out.append(memoryview(self._control.popleft()))
+        for _ in range(len(self._active)):
+            stream = self._active.popleft()
+            state = self._streams.get(stream)
+            if state is None:
+                continue
+            views = []
+            size = 0
+            while state.queue and size < CHUNK_BYTES:
+                view = state.queue.popleft()
+                if size + len(view) > CHUNK_BYTES:
+                    rest = CHUNK_BYTES - size
+                    state.queue.appendleft(view[rest:])
+                    view = view[:rest]
+                views.append(view)
+                size += len(view)
+            state.queued -= size
+            state.credit -= size
+            out.append(memoryview(HEADER.pack(0, DATA, 0, stream, size)))
+            out.extend(views)
+            if state.queue:
+                self._active.append(stream)
+            elif state.end_queued:
+                self._send_end(stream, state)
+                out.append(memoryview(self._control.pop()))
+
+    def _send_end(self, stream: int, state: _Stream) -> None:
+        self._control.append(HEADER.pack(0, WINDOW_UPDATE, FIN, stream, 0))
+        state.ended = True
+        self._forget_if_done(stream, state)
+
+    def _forget_if_done(self, stream: int, state: _Stream) -> None:
+        if state.ended and state.peer_ended:
+            self._streams.pop(stream, None)
+
+    def _grant(self, stream: int, count: int, flags: int) -> None:
+        self._streams[stream].window += count
+        self._control.append(HEADER.pack(0, WINDOW_UPDATE, flags, stream, count))
+
+    def receive_data(self, data: Union[bytes, memoryview]) -> list:
+        """Bytes of the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
+        view = memoryview(data)
+        events: list = []
+        while len(view):
+            if self._payload:
+                take = min(self._payload, len(view))
+                if self._into in self._streams:
+                    events.append(DataReceived(self._into, view[:take]))
+                self._payload -= take
+                view = view[take:]
+                continue
+            need = HEADER.size - len(self._head)
+            self._head += view[:need]
+            view = view[need:]
+            if len(self._head) == HEADER.size:
+                head = HEADER.unpack(self._head)
+                self._head.clear()
+                self._frame(head, events)
+        return events
+
+    def _frame(self, head: tuple, events: list) -> None:
+        version, kind, flags, stream, length = head
+        if version != 0 or kind > GO_AWAY:
+            raise RemoteProtocolError(f"not a yamux frame: version {version}, type {kind}")
+        if kind == PING:
+            if flags & SYN:
+                if len(self._control) > MAX_PENDING_CONTROL:
+                    raise RemoteProtocolError("a flood of pings")
+                self._control.append(HEADER.pack(0, PING, ACK, 0, length))
+            return
+        if kind == GO_AWAY:
+            for gone in list(self._streams):
+                self._gone(gone, events)
+            return
+        if flags & SYN and not self._opened(stream, events):
+            if kind == DATA:
+                self._into, self._payload = stream, self._bounded(length)
+            return
+        state = self._streams.get(stream)
+        if flags & RST:
+            self._gone(stream, events)
+            return
+        if kind == DATA:
+            self._into, self._payload = stream, self._bounded(length)
+            if state is not None:
+                if length > state.window or state.peer_ended:
+                    raise RemoteProtocolError(f"{length} bytes on stream {stream}; its window has {state.window}")
+                state.window -= length
+        elif state is not None and length:
+            had_room = self.send_room(stream)
+            state.credit += length
+            if state.credit > 0xFFFFFFFF:
+                raise RemoteProtocolError(f"a window of {state.credit} bytes on stream {stream}")
+            if not had_room:
+                events.append(StreamWritable(stream))
+        if flags & FIN and state is not None and not state.peer_ended:
+            state.peer_ended = True
+            events.append(StreamEnded(stream))
+            self._forget_if_done(stream, state)
+
+    @staticmethod
+    def _bounded(length: int) -> int:
+        if length > WINDOW_BYTES:
+            raise RemoteProtocolError(f"a data frame of {length} bytes; at most {WINDOW_BYTES}")
+        return length
+
+    def _opened(self, stream: int, events: list) -> bool:
+        if self._client:
+            # The guest has nothing to open: the host dials.
+            self._control.append(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
+            if len(self._control) > MAX_PENDING_CONTROL:
+                raise RemoteProtocolError("a flood of streams that nobody asked for")
+            return False
+        if stream % 2 == 0 or stream in self._streams or len(self._streams) >= MAX_STREAMS:
+            raise RemoteProtocolError(f"stream {stream} cannot be opened")
+        self._streams[stream] = _Stream()
+        events.append(StreamOpened(stream))
+        self._grant(stream, WINDOW_BYTES - INITIAL_WINDOW_BYTES, ACK)
+        return True
+
+    def _gone(self, stream: int, events: list) -> None:
+        if self._streams.pop(stream, None) is not None:
+            events.append(StreamReset(stream))
