@@ -9,9 +9,14 @@ import subprocess
 import zlib
 from pathlib import Path
 
+import lz4.block
+
 from ..errors import ImageBuildError
 
 ELF = b"\x7fELF"
+#: LZ4's legacy frame, which the kernel's build uses: blocks of at most 8 MiB, each after its length.
+LZ4_LEGACY = b"\x02\x21\x4c\x18"
+LZ4_BLOCK_BYTES = 8 << 20
 #: ``Documentation/arch/x86/boot.rst``: the fields of the boot protocol's header, version 2.08 and later.
 SETUP_SECTS, MAGIC, PAYLOAD_OFFSET, PAYLOAD_LENGTH = 0x1F1, 0x202, 0x248, 0x24C
 
@@ -48,6 +53,8 @@ def _decompress(payload: bytes) -> bytes:
         if zstd is None:
             raise ImageBuildError("zstd is needed to unpack the kernel: apt-get install zstd")
         return subprocess.run([zstd, "-d", "-c"], input=payload[:-4], stdout=subprocess.PIPE, check=True).stdout
+    if payload.startswith(LZ4_LEGACY):
+        return _lz4_legacy(payload[:-4])
     raise ImageBuildError(f"the kernel is compressed in an unknown way: {payload[:6].hex()}")
 
 
@@ -61,3 +68,19 @@ def find_kernel(tree: Path) -> tuple[Path, Path, str]:
     if not modules.is_dir():
         modules = tree / "usr/lib/modules" / release
     return images[-1], modules, release
+
+
+def _lz4_legacy(payload: bytes) -> bytes:
+    kernel = bytearray()
+    at = len(LZ4_LEGACY)
+    while at + 4 <= len(payload):
+        (size,) = struct.unpack_from("<I", payload, at)
+        block = payload[at + 4 : at + 4 + size]
+        if not size or len(block) < size:
+            break
+        try:
+            kernel += lz4.block.decompress(block, uncompressed_size=LZ4_BLOCK_BYTES)
+        except lz4.block.LZ4BlockError as error:
+            raise ImageBuildError(f"cannot decompress the kernel: {error}") from error
+        at += 4 + size
+    return bytes(kernel)
