@@ -13,7 +13,8 @@ import logging
 import os
 import threading
 from collections.abc import Coroutine
-from typing import Any, ClassVar, TypeVar
+from concurrent.futures import Future
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..errors import StateError
 from ..vmm.reaper import reap
@@ -25,6 +26,13 @@ T = TypeVar("T")
 CLOSE_DEADLINE_S = 15.0
 
 
+class Closing(Protocol):
+    """What the engine has to know of a session."""
+
+    async def aclose(self) -> None:
+        """Release everything; may be called twice."""
+
+
 class Engine:
     """A thread with an event loop; :meth:`shared` is the process's own."""
 
@@ -34,7 +42,7 @@ class Engine:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._closers: set[Any] = set()
+        self._closers: set[Closing] = set()
         self._thread = threading.Thread(target=self._run, name="fc-kernel-engine", daemon=True)
         self._thread.start()
         with contextlib.suppress(Exception):
@@ -57,20 +65,28 @@ class Engine:
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the engine's loop and await it on the caller's; cancelling reaches it."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+        return await asyncio.wrap_future(self.submit(coroutine))
 
     def run_blocking(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the engine's loop and block until it is done."""
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise StateError("the engine's thread cannot wait for itself")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return self.submit(coroutine).result()
 
-    def adopt(self, session: Any) -> None:
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the engine's loop, from any thread."""
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            raise StateError("the engine is closed") from None
+
+    def adopt(self, session: Closing) -> None:
         """Close ``session`` (its ``aclose``) when the process ends."""
         self._closers.add(session)
 
-    def release(self, session: Any) -> None:
+    def release(self, session: Closing) -> None:
         """The session is closed."""
         self._closers.discard(session)
 
@@ -79,16 +95,25 @@ class Engine:
         if self._loop.is_closed() or self._pid != os.getpid():
             return
         atexit.unregister(self.close)
-
-        async def end_all() -> None:
-            closing = [session.aclose() for session in list(self._closers)]
-            for result in await asyncio.gather(*closing, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    log.error("a VM was not closed in order: %s", result)
-
-        with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(end_all(), self._loop).result(CLOSE_DEADLINE_S)
+        try:
+            asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result(CLOSE_DEADLINE_S)
+        except TimeoutError:
+            log.error("the VMs were not closed within %g s; they end with this process", CLOSE_DEADLINE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_DEADLINE_S)
         if not self._thread.is_alive():
             self._loop.close()
+
+    async def _end_all(self) -> None:
+        closing = [session.aclose() for session in list(self._closers)]
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.error("a VM was not closed in order: %s", result)
+        # Whoever still waits for something here gets a cancellation instead of silence.
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        with contextlib.suppress(RuntimeError):
+            # When the interpreter ends its threads are gone already, and no new one can be started to wait for them.
+            await self._loop.shutdown_default_executor()

@@ -27,7 +27,7 @@ def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool) -> 
     assert spec.kernel is not None  # noqa: S101 - a plan is resolved
     words = [
         str(program.path), "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-        "-machine", f"microvm,pic=off,pit=off,rtc=on,isa-serial=on,accel={'kvm' if accelerated else 'tcg,thread=multi'}",
+        "-machine", "microvm,rtc=on,isa-serial=on", "-accel", "kvm" if accelerated else "tcg,thread=multi",
         "-cpu", "host" if accelerated else "max",
         "-smp", str(spec.vcpu_count), "-m", f"{spec.mem_size_mib}M",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
