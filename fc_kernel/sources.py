@@ -8,7 +8,7 @@ from typing import Any
 
 from .config import FcKernelConfig
 from .environment import PREFIXES, environment_source
-from .notebook import notebook_source
+from .notebook import SOURCE_NAME, notebook_source
 from .resolve import Resolved, Source, resolve
 
 #: What of the server's environment the guest may see: the session's name, the time zone, and what was meant for it.
@@ -40,27 +40,27 @@ async def resolve_settings(
     environ: Mapping[str, str],
     cwd: Any = None,
     contents_manager: Any = None,
+    notebook: Mapping[str, Any] | None = None,
     call: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Ask all sources in order, the later wins, and apply the limits.
 
-    ``profile`` is the kernelspec's ``config``, ``call`` what the caller of ``start_kernel`` gave as ``fc_kernel``. The
+    ``profile`` is the kernelspec's ``config``, ``notebook`` a notebook's ``metadata.fc_kernel`` where the caller has read
+    it (else it is looked for), ``call`` what the caller of ``start_kernel`` gave as ``fc_kernel``. The
     server's own ``FC_KERNEL_*`` are the administrator's word; those in a request are not. Raises
     :class:`~fc_kernel.errors.SpecError` and :class:`~fc_kernel.errors.ConfigError`.
     """
     sources = [config.as_source(), Source("kernelspec", profile)]
     requested = {
-        name: value
-        for name, value in environ.items()
-        if name.startswith(PREFIXES) and os.environ.get(name) != value
+        name: value for name, value in environ.items() if name.startswith(PREFIXES) and os.environ.get(name) != value
     }
     sources.append(Source("request", environment_source(requested, trusted=False).values))
     sources.append(environment_source(os.environ, trusted=True))
-    notebook = await notebook_source({**environ}, cwd, contents_manager)
+    found = await notebook_source({**environ}, cwd, contents_manager) if notebook is None else None
     if notebook is not None:
-        sources.append(notebook)
-    if call:
+        sources.append(Source(SOURCE_NAME, notebook))
+    elif found is not None:
+        sources.append(found)
+    if call is not None:
         sources.append(Source("call", call))
     return resolve(sources, config.limits())
-
-

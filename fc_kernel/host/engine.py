@@ -59,6 +59,11 @@ class Engine:
                 cls._shared = cls()
             return cls._shared
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The engine's loop, for :func:`asyncio.run_coroutine_threadsafe`."""
+        return self._loop
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
