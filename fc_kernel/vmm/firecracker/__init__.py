@@ -1,0 +1,1 @@
+"""Firecracker, through its REST API on a Unix socket."""

@@ -1,0 +1,246 @@
+"""``FirecrackerVmm``: one VM under Firecracker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import ClassVar
+
+from ...errors import (
+    FcKernelError,
+    LaunchError,
+    MonitorApiError,
+    MonitorExited,
+    OutcomeUnknown,
+    StateError,
+    UnsupportedByMonitor,
+)
+from ...tier import Tier
+from ..base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmExit, VmmState
+from ..console import ConsoleRing
+from ..process import MonitorProcess, ResourceLimits
+from .api import FirecrackerApi
+from .program import FirecrackerProgram, find_firecracker
+from .requests import VSOCK_PATH, boot_requests, snapshot_create, snapshot_load, vm_state
+
+__all__ = ["FirecrackerProgram", "FirecrackerVmm", "find_firecracker"]
+
+API_SOCKET = "api.sock"
+LOG_FILE, METRICS_FILE = "log", "metrics"
+LOOK_EVERY_S = 0.002
+#: How many lines of its log go into an error message.
+LOG_LINES = 5
+
+
+class FirecrackerVmm(Vmm):
+    """Runs in ``plan.run_dir``, with sockets named relative to it: snapshots hold that relative name."""
+
+    name: ClassVar[str] = "firecracker"
+
+    def __init__(self, plan: BootPlan, program: FirecrackerProgram) -> None:
+        super().__init__(plan)
+        self._program = program
+        self._features = program.features
+        self._state = VmmState.CREATED
+        self._console = ConsoleRing()
+        self._process: MonitorProcess | None = None
+        self._api: FirecrackerApi | None = None
+        self._undo = contextlib.AsyncExitStack()
+        self._uds_path = plan.run_dir / (plan.spec.vsock.uds_path if plan.spec.vsock else VSOCK_PATH)
+        self._snapshot_since_pause = False
+        self._diff_base_lost = False
+
+    @property
+    def version(self) -> str:
+        """Firecracker's version."""
+        return self._program.version
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """All but what the version lacks."""
+        lacks = set() if self._features.vsock_override else {Capability.VSOCK_OVERRIDE}
+        return frozenset(set(Capability) - lacks)
+
+    @property
+    def state(self) -> VmmState:
+        """The present state."""
+        if self._state is not VmmState.CLOSED and self._process is not None and self._process.exited is not None:
+            return VmmState.EXITED
+        return self._state
+
+    @property
+    def tier(self) -> Tier:
+        """Hardware virtualisation under the user's own uid; ``jailed`` is for a Firecracker behind its jailer."""
+        self._running()
+        return Tier.KVM
+
+    @property
+    def pid(self) -> int | None:
+        """Firecracker's process."""
+        return self._process.pid if self._process is not None and self._process.exited is None else None
+
+    @property
+    def uds_path(self) -> Path:
+        """The vsock device's socket."""
+        return self._uds_path
+
+    async def start(self) -> None:
+        """Spawn, configure, start the instance."""
+        if self.plan.spec.restore_from is not None:
+            raise UnsupportedByMonitor("restore_from in a boot", needs="a snapshot store", found="none")
+
+        async def boot(api: FirecrackerApi) -> None:
+            for request in boot_requests(self.plan):
+                await api.send(request)
+
+        await self._spawn(boot)
+        self._state = VmmState.RUNNING
+
+    async def load(self, snapshot: SnapshotLoad) -> None:
+        """Spawn and load. A process whose load failed is useless: it is ended, and its successor starts fresh."""
+        request = snapshot_load(snapshot, self._features)
+        if snapshot.vsock_override is not None:
+            self._uds_path = self.plan.run_dir / snapshot.vsock_override
+
+        async def load(api: FirecrackerApi) -> None:
+            await api.send(request)
+
+        await self._spawn(load)
+        self._state = VmmState.RUNNING if snapshot.resume else VmmState.PAUSED
+        # What follows a load is not a bare resume.
+        self._snapshot_since_pause = True
+
+    async def _spawn(self, then: Callable[[FirecrackerApi], Awaitable[None]]) -> None:
+        if self._state is not VmmState.CREATED:
+            raise StateError(f"start in state {self.state}")
+        self._state = VmmState.STARTING
+        timeout_s = self.plan.start_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                process, api = await self._spawn_process()
+                await process.guard("Firecracker", asyncio.ensure_future(then(api)))
+        except TimeoutError:
+            raise await self._failed(f"Firecracker was not ready within {timeout_s:g} s") from None
+        except (MonitorApiError, OutcomeUnknown, MonitorExited) as error:
+            raise await self._failed(f"Firecracker could not start the VM: {error}") from error
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _spawn_process(self) -> tuple[MonitorProcess, FirecrackerApi]:
+        plan = self.plan
+        for name in (LOG_FILE, METRICS_FILE):
+            (plan.run_dir / name).touch(mode=0o600)
+        process = MonitorProcess.spawn(
+            [
+                str(self._program.path), "--id", plan.vm_id, "--api-sock", API_SOCKET,
+                "--log-path", LOG_FILE, "--level", "Warn", "--metrics-path", METRICS_FILE,
+            ],
+            cwd=plan.run_dir,
+            limits=ResourceLimits.for_memory(plan.spec.mem_size_mib or 0),
+            console=self._console,
+        )  # fmt: skip
+        self._process = process
+        self._undo.push_async_callback(process.aclose)
+        await process.guard("Firecracker", asyncio.ensure_future(self._api_listens()))
+        process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels)
+        api = FirecrackerApi(plan.run_dir / API_SOCKET)
+        self._api = api
+        self._undo.push_async_callback(api.aclose)
+        return process, api
+
+    async def _failed(self, message: str) -> LaunchError:
+        log = self._log_tail()
+        console = self._console.tail()
+        await self.aclose()
+        return LaunchError(message, console=[*console, *log])
+
+    def _log_tail(self) -> list[str]:
+        ring = ConsoleRing()
+        with contextlib.suppress(OSError), (self.plan.run_dir / LOG_FILE).open("rb") as file:
+            ring.write(file.read(1 << 20))
+        return ring.tail(LOG_LINES)
+
+    async def _api_listens(self) -> None:
+        while not (self.plan.run_dir / API_SOCKET).exists():
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def pause(self) -> None:
+        """Stop the vCPUs."""
+        await self._request_api().send(vm_state("Paused"))
+        self._state = VmmState.PAUSED
+        self._snapshot_since_pause = False
+
+    async def resume(self) -> None:
+        """Let the vCPUs run.
+
+        Versions 1.16.0 and 1.16.1 hang every connection after a pause without a snapshot; there a diff is taken first and
+        thrown away, which also means that the next diff snapshot has no base.
+        """
+        api = self._request_api()
+        if self._features.bare_resume_hangs and not self._snapshot_since_pause:
+            await self._heal(api)
+        await api.send(vm_state("Resumed"))
+        self._state = VmmState.RUNNING
+
+    async def _heal(self, api: FirecrackerApi) -> None:
+        files = SnapshotFiles(vmstate=self.plan.run_dir / "heal.vmstate", mem=self.plan.run_dir / "heal.mem")
+        try:
+            await api.send(snapshot_create(SnapshotCreate(files=files, kind="diff")))
+            self._diff_base_lost = True
+        finally:
+            for path in (files.vmstate, files.mem):
+                path.unlink(missing_ok=True)
+
+    async def snapshot(self, request: SnapshotCreate) -> None:
+        """Write a snapshot of the paused VM into new files."""
+        if self._state is not VmmState.PAUSED:
+            raise StateError(f"a snapshot in state {self.state}; pause first")
+        if request.kind == "diff" and self._diff_base_lost:
+            raise UnsupportedByMonitor(
+                "a diff snapshot after a pause without one", needs="a full snapshot first", found=str(self._features)
+            )
+        for path in (request.files.vmstate, request.files.mem):
+            if path.exists():
+                # Firecracker would write over it in place, under whoever has it mapped.
+                raise StateError(f"{path} exists; a snapshot needs new files")
+        try:
+            await self._request_api().send(snapshot_create(request))
+        except FcKernelError:
+            for path in (request.files.vmstate, request.files.mem):
+                path.unlink(missing_ok=True)
+            raise
+        self._snapshot_since_pause = True
+        if request.kind == "full":
+            self._diff_base_lost = False
+
+    async def wait(self) -> VmmExit:
+        """Until Firecracker ends."""
+        return await self._running().wait()
+
+    async def kill(self) -> VmmExit:
+        """SIGKILL."""
+        return await self._running().kill()
+
+    def console_tail(self, lines: int = 20) -> list[str]:
+        """What the guest wrote to its serial console, and Firecracker to its own output."""
+        return self._console.tail(lines)
+
+    async def aclose(self) -> None:
+        """Kill Firecracker and release everything."""
+        if self._state is not VmmState.CLOSED:
+            self._state = VmmState.CLOSED
+            await self._undo.aclose()
+
+    def _request_api(self) -> FirecrackerApi:
+        self._running()
+        if self._api is None:
+            raise StateError(f"the VM is {self._state}")
+        return self._api
+
+    def _running(self) -> MonitorProcess:
+        if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
+            raise StateError(f"the VM is {self._state}")
+        return self._process

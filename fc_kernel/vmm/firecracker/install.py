@@ -1,0 +1,137 @@
+"""Fetching a Firecracker release, verifying it, and placing it where it is found."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from ...errors import ConfigError
+from .program import FirecrackerProgram, find_firecracker, installed_path
+from .versions import RECOMMENDED_VERSION, features_of, parse_version
+
+RELEASES = "https://github.com/firecracker-microvm/firecracker/releases/download"
+#: A release's archive has some 10 MB; the program in it, unpacked, less than this.
+MAX_ARCHIVE_BYTES = 256 << 20
+MAX_CHECKSUM_BYTES = 4096
+TIMEOUT_S = 60.0
+
+Progress = Callable[[int, int | None], None]
+
+
+def install_firecracker(
+    *,
+    version: str = RECOMMENDED_VERSION,
+    source: str | None = None,
+    sha256: str | None = None,
+    progress: Progress = lambda _done, _total: None,
+    releases: str = RELEASES,
+) -> FirecrackerProgram:
+    """Install a release and return it.
+
+    ``source`` is an archive's path or URL in place of the project's own release; without ``sha256`` the checksum comes from
+    the file beside the archive (its name and ``.sha256.txt``), as the project publishes it. ``progress(done, total)`` counts
+    bytes. Raises :class:`~fc_kernel.errors.ConfigError`, and then nothing has changed.
+    """
+    number = ".".join(map(str, parse_version(version)))
+    features_of(parse_version(number))
+    if platform.machine() != "x86_64":
+        raise ConfigError(f"supported on x86_64, not on {platform.machine()}")
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ConfigError(f"--sha256 is {sha256!r}; allowed: 64 hexadecimal digits")
+    archive_name = f"firecracker-v{number}-x86_64.tgz"
+    where = source or f"{releases}/v{number}/{archive_name}"
+    target = installed_path(number)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".installing-", dir=target.parent) as staging:
+        archive = Path(staging) / "archive.tgz"
+        found = _copy(where, archive, progress)
+        wanted = (sha256 or _published(where)).lower()
+        if found != wanted:
+            raise ConfigError(f"{where} has the SHA-256 {found}, not {wanted}; it was not installed")
+        program = Path(staging) / "firecracker"
+        _unpack(archive, number, program, where)
+        program.chmod(0o755)
+        told = find_firecracker(str(program))
+        if told.version != number:
+            raise ConfigError(f"{where} holds Firecracker {told.version}, not {number}; --version says which is wanted")
+        os.replace(program, target)
+    return find_firecracker(str(target))
+
+
+def _is_url(where: str) -> bool:
+    return where.startswith(("http://", "https://"))
+
+
+def _copy(where: str, target: Path, progress: Progress) -> str:
+    """Copy an archive and return its SHA-256."""
+    digest = hashlib.sha256()
+    done = 0
+    try:
+        with target.open("xb") as out, contextlib.ExitStack() as stack:
+            if _is_url(where):
+                response = stack.enter_context(httpx.stream("GET", where, follow_redirects=True, timeout=TIMEOUT_S))
+                response.raise_for_status()
+                total = int(response.headers.get("content-length", 0)) or None
+                chunks = response.iter_bytes()
+            else:
+                file = stack.enter_context(Path(where).open("rb"))
+                total = Path(where).stat().st_size
+                chunks = iter(lambda: file.read(1 << 20), b"")
+            for chunk in chunks:
+                done += len(chunk)
+                if done > MAX_ARCHIVE_BYTES:
+                    raise ConfigError(f"{where} has more than {MAX_ARCHIVE_BYTES} bytes; it is no Firecracker release")
+                digest.update(chunk)
+                out.write(chunk)
+                progress(done, total)
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot fetch {where}: {type(error).__name__}: {error}; with a copy at hand: --from FILE --sha256 DIGEST"
+        ) from error
+    return digest.hexdigest()
+
+
+def _published(where: str) -> str:
+    """The digest in the checksum file beside the archive."""
+    beside = f"{where}.sha256.txt"
+    try:
+        if _is_url(where):
+            response = httpx.get(beside, follow_redirects=True, timeout=TIMEOUT_S)
+            response.raise_for_status()
+            text = response.text[:MAX_CHECKSUM_BYTES]
+        else:
+            with Path(beside).open() as file:
+                text = file.read(MAX_CHECKSUM_BYTES)
+    except (httpx.HTTPError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"no checksum for {where}: {type(error).__name__}: {error}; give --sha256") from error
+    match = re.match(r"([0-9a-fA-F]{64})\b", text.strip())
+    if match is None:
+        raise ConfigError(f"{beside} holds no SHA-256: {text[:80]!r}; give --sha256")
+    return match[1]
+
+
+def _unpack(archive: Path, number: str, target: Path, where: str) -> None:
+    """Take the one program out of the archive, by its base name; nothing else is written."""
+    wanted = {f"firecracker-v{number}-x86_64", "firecracker"}
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                if member.isfile() and Path(member.name).name in wanted and member.size <= MAX_ARCHIVE_BYTES:
+                    content = tar.extractfile(member)
+                    assert content is not None  # noqa: S101 - it is a file
+                    with target.open("xb") as out:
+                        while chunk := content.read(1 << 20):
+                            out.write(chunk)
+                    return
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ConfigError(f"{where} is no archive of a release: {error}") from error
+    raise ConfigError(f"{where} holds no firecracker-v{number}-x86_64")
