@@ -363,7 +363,9 @@ class KernelSession:
                 await asyncio.wait({starter})
             tasks = list(self._tasks)
             for task in tasks:
-                task.cancel()
+                # What the kernel said last, such as its reply to the shutdown, is still on its way.
+                if task.get_name() != "mourn":
+                    task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _say_goodbye(self) -> None:

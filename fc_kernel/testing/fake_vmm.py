@@ -87,7 +87,11 @@ class FakeVmm(Vmm):
                 cwd=self.plan.run_dir,
                 limits=ResourceLimits(MAX_FILE_BYTES),
                 console=self._console,
-                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"},
+                env={
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "HOME": os.environ.get("HOME", "/"),
+                    "LANG": "C.UTF-8",
+                },
             )
             on_failure.push_async_callback(self.aclose)
             try:
@@ -97,9 +101,7 @@ class FakeVmm(Vmm):
                 raise LaunchError(
                     f"the agent did not listen within {self.plan.start_timeout_s:g} s", console=self._console.tail()
                 ) from None
-            self._process.record(
-                self.plan.run_dir, vm_id=self.plan.vm_id, monitor=self.name, labels=self.plan.labels
-            )
+            self._process.record(self.plan.run_dir, vm_id=self.plan.vm_id, monitor=self.name, labels=self.plan.labels)
             self._state = VmmState.RUNNING
             on_failure.pop_all()
 
@@ -155,6 +157,8 @@ class FakeVmm(Vmm):
 
     def _signal_all(self, process: MonitorProcess, signum: signal.Signals) -> None:
         """The kernel has a session of its own, so the tree is walked; a dead agent's kernel died with its parent."""
+        if process.exited is not None:
+            return  # the number may be another process's by now
         with contextlib.suppress(psutil.NoSuchProcess):
             agent = psutil.Process(process.pid)
             for child in agent.children(recursive=True):
