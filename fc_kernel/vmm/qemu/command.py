@@ -16,8 +16,12 @@ MUX_SOCKET = "mux.sock"
 BOOT_ARGS = "fc.transport=mux"
 
 
-def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool) -> list[str]:
+def command_line(
+    plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc_khz: int | None = None
+) -> list[str]:
     """The words that start the VM; sockets are relative to ``plan.run_dir``, the working directory.
+
+    ``tsc_khz`` is the speed of the counter that an emulated guest reads.
 
     Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` for what only Firecracker can do, and
     :class:`~fc_kernel.errors.SpecError` for a path that QEMU's option syntax cannot carry.
@@ -25,6 +29,9 @@ def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool) -> 
     spec = plan.spec
     _supported(plan, program)
     assert spec.kernel is not None  # noqa: S101 - a plan is resolved
+    boot_args = [spec.boot_args or "", BOOT_ARGS]
+    if tsc_khz and not accelerated:
+        boot_args.append(f"tsc_early_khz={tsc_khz}")
     words = [
         str(program.path), "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
         "-machine", "microvm,rtc=on,isa-serial=on", "-accel", "kvm" if accelerated else "tcg,thread=multi",
@@ -33,7 +40,7 @@ def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool) -> 
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-serial", "stdio",
         "-qmp", f"unix:{QMP_SOCKET},server=on,wait=off",
-        "-kernel", str(spec.kernel), "-append", f"{spec.boot_args or ''} {BOOT_ARGS}".strip(),
+        "-kernel", str(spec.kernel), "-append", " ".join(boot_args).strip(),
         "-device", "virtio-rng-device",
         "-chardev", f"socket,id=mux,path={MUX_SOCKET},server=on,wait=off",
         "-device", "virtio-serial-device", "-device", f"virtserialport,chardev=mux,name={MUX_PORT_NAME}",

@@ -20,6 +20,7 @@ from ..process import MonitorProcess, ResourceLimits
 from .bridge import MuxBridge
 from .command import MUX_SOCKET, QMP_SOCKET, command_line
 from .program import QemuProgram
+from .tsc import tsc_khz
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,9 @@ class QemuVmm(Vmm):
         """Spawn QEMU with stopped vCPUs, connect QMP and the multiplexer, and let it run."""
         if self._state is not VmmState.CREATED:
             raise StateError(f"start in state {self.state}")
-        argv = [*command_line(self.plan, self._program, accelerated=self._accelerated), "-S"]
+        khz = None if self._accelerated else await asyncio.get_running_loop().run_in_executor(None, tsc_khz)
+        words = command_line(self.plan, self._program, accelerated=self._accelerated, tsc_khz=khz)
+        argv = [*words, "-S"]
         self._state = VmmState.STARTING
         try:
             async with asyncio.timeout(self.plan.start_timeout_s):
