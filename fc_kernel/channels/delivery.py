@@ -25,7 +25,7 @@ class Delivery:
         self._waiting: deque[Sequence[Any]] = deque()
         self._since = 0.0
         self._patient = True
-        self._drops = bool(socket.socket_type == zmq.XPUB)
+        self._drops = bool(socket.type == zmq.XPUB)
 
     @property
     def blocked(self) -> bool:
