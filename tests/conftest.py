@@ -1,0 +1,114 @@
+"""No test leaves anything behind: processes, descriptors, threads, tasks, sockets, directories."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+#: Ending takes as long as it takes; only what never ends is a leak.
+DEADLINE_S = 20.0
+#: One engine and what it needs stays for the whole process, by design; so do libraries' own helpers.
+KEPT_THREADS = ("fc-kernel-engine", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "IOPub", "Thread-", "AnyIO")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_private_runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run directories of the tests, apart from those of kernels that run on this machine."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="fck", dir="/tmp") as path:
+        patch = pytest.MonkeyPatch()
+        patch.setenv("FC_KERNEL_RUNTIME_DIR", path)
+        yield Path(path)
+        patch.undo()
+
+
+class Belongings:
+    """What this process has now."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        me = psutil.Process()
+        self.processes = {(child.pid, _name(child)) for child in me.children(recursive=True) if _alive(child)}
+        self.threads = {
+            thread.name for thread in threading.enumerate() if thread.is_alive() and not thread.name.startswith(KEPT_THREADS)
+        }
+        self.sockets = {name for name in _descriptors() if name.startswith(("pidfd", "anon_inode:[pidfd", "anon_inode:[eventfd"))}
+        self.directories = {path.name for path in runtime_dir.iterdir()}
+
+    def more_than(self, before: Belongings) -> dict[str, set[object]]:
+        more = {
+            "processes": self.processes - before.processes,
+            "threads": self.threads - before.threads,
+            "directories": self.directories - before.directories,
+        }
+        return {kind: set(things) for kind, things in more.items() if things}
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:200]
+    except psutil.Error:
+        return "?"
+
+
+def _descriptors() -> list[str]:
+    names = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(os.readlink(entry))
+        except OSError:
+            continue
+    return names
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(short_private_runtime_dir: Path) -> Iterator[None]:
+    """Fails a test that leaves something; module-wide kernels were there before and after."""
+    before = Belongings(short_private_runtime_dir)
+    descriptors = len(_descriptors())
+    yield
+    end = time.monotonic() + DEADLINE_S
+    while more := Belongings(short_private_runtime_dir).more_than(before):
+        if time.monotonic() > end:
+            pytest.fail(f"left behind: {more}")
+        gc.collect()
+        time.sleep(0.05)
+    gc.collect()
+    # Engines, selectors and ZeroMQ contexts that live on account for some; a leak grows with every test.
+    assert len(_descriptors()) <= descriptors + 40, "descriptors left open"
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left() -> Iterator[None]:
+    """The engine's loop is idle after a test, but for module-wide kernels."""
+    from fc_kernel.host.engine import Engine
+
+    yield
+    engine = Engine._shared
+    if engine is not None and not engine.loop.is_closed():
+
+        async def tasks() -> list[str]:
+            names = {"watch", "agent-control"}
+            return [
+                task.get_name()
+                for task in asyncio.all_tasks()
+                if task is not asyncio.current_task() and task.get_name() not in names and "Task-" not in task.get_name()
+            ]
+
+        left = engine.run_blocking(tasks())
+        assert not [name for name in left if name not in ("linger", "mourn")], left

@@ -1,0 +1,102 @@
+"""Real clients on real kernels: each test runs on the fake monitor (fast) and on a real VM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+from fc_kernel import kernelspec
+
+#: A guest under emulation is about eleven times slower than the host, and the host may be busy.
+DEADLINE_S = 180
+
+MONITORS = ["fake", pytest.param("qemu", marks=pytest.mark.vm)]
+
+
+@pytest.fixture(scope="session")
+def jupyter_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory of its own with the kernelspec, as ``fc-kernel install --prefix`` makes it."""
+    prefix = tmp_path_factory.mktemp("prefix")
+    kernelspec.install(kernelspec.Profile(), prefix=str(prefix))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JUPYTER_PATH", str(prefix / "share/jupyter"))
+    yield prefix
+    patch.undo()
+
+
+@pytest.fixture(scope="module", params=MONITORS)
+def monitor(request: pytest.FixtureRequest, jupyter_path: Path) -> Iterator[str]:
+    """The monitor that kernels started in this module use."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FC_KERNEL_MONITOR", request.param)
+    yield request.param
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def manager(monitor: str) -> Iterator[KernelManager]:
+    """One kernel for a module's tests."""
+    manager = KernelManager(kernel_name="fc-python3")
+    manager.start_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
+    manager.cleanup_resources()
+
+
+@pytest.fixture
+def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
+    """A client of the module's kernel."""
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=DEADLINE_S)
+    yield client
+    client.stop_channels()
+
+
+@pytest.fixture
+def run(client: BlockingKernelClient) -> Callable[..., Run]:
+    """Execute code and collect what came of it."""
+
+    def execute(code: str, **options: Any) -> Run:
+        return Run(client, code, **options)
+
+    return execute
+
+
+class Run:
+    """One execute request, its reply and its iopub messages."""
+
+    def __init__(self, client: BlockingKernelClient, code: str, *, timeout: float = DEADLINE_S, **options: Any) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.reply = client.execute_interactive(
+            code, timeout=timeout, output_hook=self.messages.append, allow_stdin=options.pop("allow_stdin", False), **options
+        )
+
+    @property
+    def ok(self) -> bool:
+        return self.reply["content"]["status"] == "ok"
+
+    @property
+    def stdout(self) -> str:
+        return "".join(
+            m["content"]["text"] for m in self.messages if m["msg_type"] == "stream" and m["content"]["name"] == "stdout"
+        )
+
+    @property
+    def data(self) -> list[dict[str, Any]]:
+        kinds = ("execute_result", "display_data")
+        return [m["content"]["data"] for m in self.messages if m["msg_type"] in kinds]
+
+    @property
+    def value(self) -> str:
+        return self.data[-1]["text/plain"]
+
+
+def host_environment() -> dict[str, str]:
+    return dict(os.environ)
