@@ -24,7 +24,9 @@ class FcKernelConfig(Configurable):
     """Defaults and limits of microVM kernels. Only the administrator's configuration files set them, never a kernelspec."""
 
     image = Unicode("default", help="Guest image of kernels that name none.").tag(config=True)
-    monitor = Enum(["auto", "firecracker", "qemu", "fake"], "auto", help="Monitor of kernels that name none.").tag(config=True)
+    monitor = Enum(["auto", "firecracker", "qemu", "fake"], "auto", help="Monitor of kernels that name none.").tag(
+        config=True
+    )
     vcpu_count = Integer(1, help="vCPUs of kernels that ask for none.").tag(config=True)
     mem_size_mib = Integer(1024, help="Memory in MiB of kernels that ask for none.").tag(config=True)
     start_timeout_s = Float(120.0, help="Seconds within which a kernel must be ready.").tag(config=True)
@@ -37,7 +39,9 @@ class FcKernelConfig(Configurable):
     max_vcpu_count = Integer(help="Most vCPUs that a kernel may have.").tag(config=True)
     max_mem_size_mib = Integer(help="Most memory in MiB that a kernel may have.").tag(config=True)
     max_start_timeout_s = Float(600.0, help="Longest start_timeout_s that may be asked for.").tag(config=True)
-    allowed_images = List(Unicode(), None, allow_none=True, help="Images that may be asked for; None is all.").tag(config=True)
+    allowed_images = List(Unicode(), None, allow_none=True, help="Images that may be asked for; None is all.").tag(
+        config=True
+    )
     networks = Dict(
         help="Network profiles by name: each a list of network_interfaces as in VmSpec. Without one there is no network."
     ).tag(config=True)
@@ -51,7 +55,9 @@ class FcKernelConfig(Configurable):
     restart_linger_s = Float(
         30.0, help="Seconds for which a VM outlives its dead kernel process, so that a restart finds it."
     ).tag(config=True)
-    keep_vm_on_restart = Bool(True, help="Restart the kernel process in the same VM when it is healthy.").tag(config=True)
+    keep_vm_on_restart = Bool(True, help="Restart the kernel process in the same VM when it is healthy.").tag(
+        config=True
+    )
 
     @default("max_vcpu_count")
     def _max_vcpu_count(self) -> int:

@@ -116,7 +116,9 @@ def _firecracker(config: FcKernelConfig, kvm: KvmReport) -> tuple[Check, bool]:
         program = find_firecracker(config.firecracker_path or None)
     except ConfigError as error:
         # Without KVM a Firecracker would be of no use, so its absence is then no fault.
-        return Check("firecracker", Status.WARN, str(error), get_it if kvm.usable else f"useful once KVM is: {get_it}"), False
+        return Check(
+            "firecracker", Status.WARN, str(error), get_it if kvm.usable else f"useful once KVM is: {get_it}"
+        ), False
     if not kvm.usable:
         detail = f"{program.version} ({program.path}), but it needs KVM that can run an ordinary kernel"
         return Check("firecracker", Status.WARN, detail, "see the line on kvm; QEMU is used instead"), False

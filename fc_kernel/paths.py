@@ -91,7 +91,9 @@ class RunDir:
         try:
             path.mkdir(mode=0o700)
             try:
-                lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                lock = os.open(
+                    path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+                )
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)

@@ -88,7 +88,9 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
     spec = settings.spec()
     if network != NO_NETWORK:
         if spec.network_interfaces:
-            raise SpecError("network", network, "either a network profile or network_interfaces", source=said_by["network"])
+            raise SpecError(
+                "network", network, "either a network profile or network_interfaces", source=said_by["network"]
+            )
         spec = spec.model_copy(update={"network_interfaces": tuple(limits.networks[network])})
     return Resolved(
         spec=spec,

@@ -133,7 +133,10 @@ def _unique(name: str) -> AfterValidator:
 
 
 Interfaces = Annotated[
-    tuple[NetworkInterface, ...], Field(max_length=MAX_DEVICES, strict=False), _unique("iface_id"), _unique("host_dev_name")
+    tuple[NetworkInterface, ...],
+    Field(max_length=MAX_DEVICES, strict=False),
+    _unique("iface_id"),
+    _unique("host_dev_name"),
 ]
 Drives = Annotated[tuple[DriveSpec, ...], Field(max_length=MAX_DEVICES, strict=False), _unique("drive_id")]
 

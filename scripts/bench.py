@@ -128,7 +128,9 @@ def summary(ours: list[float], baseline: list[float], unit: str) -> dict[str, An
     }
 
 
-def alternately(samples: int, ours: Callable[[], float], baseline: Callable[[], float]) -> tuple[list[float], list[float]]:
+def alternately(
+    samples: int, ours: Callable[[], float], baseline: Callable[[], float]
+) -> tuple[list[float], list[float]]:
     """Take samples in turn, so that a drift of the machine's speed falls on both."""
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(samples):
@@ -141,7 +143,9 @@ def measure(monitor: str, samples: int, say: Callable[[str], None]) -> dict[str,
     """All metrics."""
     metrics = {}
     say(f"start_cold: {samples} starts of each")
-    metrics["start_cold"] = summary(*alternately(samples, lambda: start_ms(OURS, monitor), lambda: start_ms(PLAIN)), "ms")
+    metrics["start_cold"] = summary(
+        *alternately(samples, lambda: start_ms(OURS, monitor), lambda: start_ms(PLAIN)), "ms"
+    )
     with kernel(OURS, monitor) as vm, kernel(PLAIN) as plain:
         say("rtt")
         rtt_ms(vm), rtt_ms(plain)

@@ -38,9 +38,13 @@ class Belongings:
         me = psutil.Process()
         self.processes = {(child.pid, _name(child)) for child in me.children(recursive=True) if _alive(child)}
         self.threads = {
-            thread.name for thread in threading.enumerate() if thread.is_alive() and not thread.name.startswith(KEPT_THREADS)
+            thread.name
+            for thread in threading.enumerate()
+            if thread.is_alive() and not thread.name.startswith(KEPT_THREADS)
         }
-        self.sockets = {name for name in _descriptors() if name.startswith(("pidfd", "anon_inode:[pidfd", "anon_inode:[eventfd"))}
+        self.sockets = {
+            name for name in _descriptors() if name.startswith(("pidfd", "anon_inode:[pidfd", "anon_inode:[eventfd"))
+        }
         self.directories = {path.name for path in runtime_dir.iterdir()}
 
     def more_than(self, before: Belongings) -> dict[str, set[object]]:
@@ -107,7 +111,9 @@ def no_task_is_left() -> Iterator[None]:
             return [
                 task.get_name()
                 for task in asyncio.all_tasks()
-                if task is not asyncio.current_task() and task.get_name() not in names and "Task-" not in task.get_name()
+                if task is not asyncio.current_task()
+                and task.get_name() not in names
+                and "Task-" not in task.get_name()
             ]
 
         left = engine.run_blocking(tasks())

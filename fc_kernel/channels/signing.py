@@ -52,7 +52,9 @@ def split(frames: Sequence[Buffer]) -> int:
     for index, frame in enumerate(frames[: MAX_IDENTITIES + 1]):
         if len(frame) == len(DELIMITER) and bytes(frame) == DELIMITER:
             if len(frames) < index + 1 + FIXED_PARTS:
-                raise RemoteProtocolError(f"a Jupyter message with {len(frames)} parts; at least {index + 1 + FIXED_PARTS}")
+                raise RemoteProtocolError(
+                    f"a Jupyter message with {len(frames)} parts; at least {index + 1 + FIXED_PARTS}"
+                )
             return index
     raise RemoteProtocolError("not a Jupyter message: no delimiter")
 

@@ -41,7 +41,10 @@ class ImageBuildCommand(Command):
         **base_flags,
         **JSON_FLAG,
         "replace": ({"ImageBuildCommand": {"replace": True}}, "replace an image of the same name"),
-        "if-missing": ({"ImageBuildCommand": {"if_missing": True}}, "do nothing when a sound image of the same recipe exists"),
+        "if-missing": (
+            {"ImageBuildCommand": {"if_missing": True}},
+            "do nothing when a sound image of the same recipe exists",
+        ),
     }
 
     image_name = Unicode("default", help="name of the image").tag(config=True)

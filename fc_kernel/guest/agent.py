@@ -195,5 +195,3 @@ class Agent:
         """End the kernel and the loop (the fake monitor's way out; a real guest ends with its machine)."""
         self._kill({})
         self._loop.stop()
-
-

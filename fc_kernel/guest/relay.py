@@ -125,7 +125,9 @@ class Relay:
             parts = [frame.buffer for frame in message]
             size = sum(map(len, parts))
             if size > frames.MAX_MESSAGE_BYTES or len(parts) > frames.MAX_PARTS:
-                print(f"agent: a message of {size} bytes on {self.channel} is over the limit and was dropped", flush=True)
+                print(
+                    f"agent: a message of {size} bytes on {self.channel} is over the limit and was dropped", flush=True
+                )
                 continue
             link.send(parts)
         self.writable()

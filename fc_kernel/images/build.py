@@ -175,7 +175,7 @@ def _build(request: BuildRequest, runner: Runner, staging: Path, out: Path, prog
 
 
 def _mmdebstrap(variant: str, hooks: list[str]) -> list[str]:
-    words = ["mmdebstrap", "--format=null", f"--variant={variant}", "--aptopt=Acquire::Languages \"none\""]
+    words = ["mmdebstrap", "--format=null", f"--variant={variant}", '--aptopt=Acquire::Languages "none"']
     words += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "doc", "locale", "info")]
     return [*words, *(f"--customize-hook={hook}" for hook in hooks)]
 
@@ -223,7 +223,9 @@ def _from_source(source: Path, runner: Runner, staging: Path, out: Path) -> str:
     if source.is_file():
         root = staging / "root"
         root.mkdir()
-        runner.run("tar", [*runner.as_root, "tar", "-x", "--numeric-owner", "-f", str(source.resolve()), "-C", str(root)])
+        runner.run(
+            "tar", [*runner.as_root, "tar", "-x", "--numeric-owner", "-f", str(source.resolve()), "-C", str(root)]
+        )
     python = _find_python(root)
     for directory in ("proc", "sys", "dev", "run", "tmp"):
         if source.is_file():
@@ -246,4 +248,3 @@ def _find_python(root: Path) -> str:
         if has and os.path.lexists(root / python.lstrip("/")):
             return python
     raise ImageBuildError(f"no Python with ipykernel and pyzmq in {root}; install ipykernel in it first")
-

@@ -18,7 +18,9 @@ class Entry:
 
 def archive(entries: Mapping[str, Entry]) -> bytes:
     """An archive with the entries and the directories above them, owned by root, with time zero."""
-    directories = {"/".join(parts[:depth]) for name in entries for parts in [name.split("/")] for depth in range(1, len(parts))}
+    directories = {
+        "/".join(parts[:depth]) for name in entries for parts in [name.split("/")] for depth in range(1, len(parts))
+    }
     records = [_record(name, stat.S_IFDIR | 0o755, b"") for name in sorted(directories)]
     for name, entry in sorted(entries.items()):
         kind = stat.S_IFCHR if entry.device else stat.S_IFREG

@@ -26,5 +26,7 @@ class ConsoleRing:
 
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines, oldest first, without control characters and empty lines."""
-        texts = (_CONTROL.sub("", line.decode("utf-8", "replace")).rstrip() for line in [*self._lines, bytes(self._partial)])
+        texts = (
+            _CONTROL.sub("", line.decode("utf-8", "replace")).rstrip() for line in [*self._lines, bytes(self._partial)]
+        )
         return [text for text in texts if text][-lines:]

@@ -86,7 +86,9 @@ def judge(stages: list[dict[str, Any]], note: str, *, pvm: bool) -> KvmReport:
         detail = f"kvm_pvm, which runs only guest kernels built with CONFIG_PVM_GUEST; {what}"
         return KvmReport("pvm", detail, "use a host with hardware virtualisation (vmx or svm in /proc/cpuinfo)", rate)
     if rate is not None and failed is None:
-        return KvmReport("emulated", f"it emulates instead of virtualising: {what}", "enable VT-x or AMD-V on the host", rate)
+        return KvmReport(
+            "emulated", f"it emulates instead of virtualising: {what}", "enable VT-x or AMD-V on the host", rate
+        )
     return KvmReport("failed", what, "look at dmesg for messages of kvm", rate)
 
 

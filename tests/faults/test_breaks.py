@@ -144,9 +144,7 @@ def test_launch_cannot_finish_in_time(monitor: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
-def test_image_corrupt_or_missing(
-    monitor: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_corrupt_or_missing(monitor: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if monitor == "fake":
         pytest.skip("the fake boots no image")
     import shutil
@@ -280,9 +278,7 @@ async def test_cancelled_in_the_middle_of_a_launch(monitor: str) -> None:
 def test_the_reaper_spares_a_recycled_pid(monitor: str) -> None:
     """``gc`` after a server's death kills by identity, not by number; the living server's VM is untouched."""
     with kernel() as (manager, client):
-        done = subprocess.run(
-            [sys.executable, "-m", "fc_kernel.cli", "gc"], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-m", "fc_kernel.cli", "gc"], capture_output=True, text=True, check=True)
         assert re.search("nothing to remove", done.stdout)
         assert Run(client, "6 * 7").value == "42"
         assert the_vm(manager).is_running()

@@ -75,7 +75,11 @@ class Run:
     def __init__(self, client: BlockingKernelClient, code: str, *, timeout: float = DEADLINE_S, **options: Any) -> None:
         self.messages: list[dict[str, Any]] = []
         self.reply = client.execute_interactive(
-            code, timeout=timeout, output_hook=self.messages.append, allow_stdin=options.pop("allow_stdin", False), **options
+            code,
+            timeout=timeout,
+            output_hook=self.messages.append,
+            allow_stdin=options.pop("allow_stdin", False),
+            **options,
         )
 
     @property
@@ -85,7 +89,9 @@ class Run:
     @property
     def stdout(self) -> str:
         return "".join(
-            m["content"]["text"] for m in self.messages if m["msg_type"] == "stream" and m["content"]["name"] == "stdout"
+            m["content"]["text"]
+            for m in self.messages
+            if m["msg_type"] == "stream" and m["content"]["name"] == "stdout"
         )
 
     @property

@@ -108,7 +108,16 @@ def test_fc_kernel_execute(notebook: nbformat.NotebookNode, monitor: str, tmp_pa
 def test_papermill(notebook: nbformat.NotebookNode, monitor: str, tmp_path: Path) -> None:
     path, out = tmp_path / "n.ipynb", tmp_path / "out.ipynb"
     nbformat.write(notebook, path)
-    command("papermill", "--engine", "fc_kernel", "--no-progress-bar", "--start-timeout", str(DEADLINE_S), str(path), str(out))
+    command(
+        "papermill",
+        "--engine",
+        "fc_kernel",
+        "--no-progress-bar",
+        "--start-timeout",
+        str(DEADLINE_S),
+        str(path),
+        str(out),
+    )
     check(nbformat.read(out, as_version=4), monitor, vcpus=2)
 
 
@@ -136,7 +145,9 @@ def test_the_launcher_alone(monitor: str, tmp_path: Path) -> None:
     from jupyter_client.connect import write_connection_file
 
     path, info = write_connection_file(str(tmp_path / "connection.json"))
-    launcher = subprocess.Popen([sys.executable, "-m", "fc_kernel.launcher", "-f", path], stderr=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "fc_kernel.launcher", "-f", path], stderr=subprocess.PIPE, text=True
+    )
     client = BlockingKernelClient(connection_file=path)
     client.load_connection_file()
     client.start_channels()
@@ -225,7 +236,13 @@ async def test_rest_and_websocket(server: Server, notebook: nbformat.NotebookNod
         async with websockets.connect(url, max_size=None, open_timeout=DEADLINE_S) as socket:
             code = "import os; print(os.environ['FC_KERNEL_VCPU_COUNT'], 'hunter2' in os.environ.values())"
             header = {"msg_id": "m1", "msg_type": "execute_request", "username": "", "session": "s", "version": "5.3"}
-            content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+            content = {
+                "code": code,
+                "silent": False,
+                "store_history": True,
+                "user_expressions": {},
+                "allow_stdin": False,
+            }
             await socket.send(json.dumps(
                 {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell", "buffers": []}
             ))  # fmt: skip

@@ -44,7 +44,9 @@ def test_executes(run: Execute) -> None:
 
 def test_runs_where_it_says(run: Execute, monitor: str) -> None:
     """The kernel's own view: tier and monitor are the real ones, and a VM has a machine of its own."""
-    told = run("import os, platform; (os.environ['FC_KERNEL_TIER'], os.environ['FC_KERNEL_MONITOR'], platform.release())")
+    told = run(
+        "import os, platform; (os.environ['FC_KERNEL_TIER'], os.environ['FC_KERNEL_MONITOR'], platform.release())"
+    )
     tier, name, release = eval(told.value)
     assert name == monitor
     assert (release == os.uname().release) == (monitor == "fake")
@@ -66,7 +68,11 @@ def test_stdin(client: BlockingKernelClient) -> None:
         client.input("Ada")
 
     client.execute_interactive(
-        "print('hello', input('name? '))", allow_stdin=True, stdin_hook=answer, output_hook=seen.append, timeout=DEADLINE_S
+        "print('hello', input('name? '))",
+        allow_stdin=True,
+        stdin_hook=answer,
+        output_hook=seen.append,
+        timeout=DEADLINE_S,
     )
     assert "hello Ada" in "".join(m["content"].get("text", "") for m in seen)
 
@@ -175,11 +181,19 @@ def test_subshells(client: BlockingKernelClient) -> None:
     subshell = reply_to(client, create["header"]["msg_id"], channel="control")["content"]["subshell_id"]
     busy = client.execute("import threading\ngate = threading.Event()\nprint('in', flush=True)\ngate.wait(600)")
     iopub_until(client, lambda m: m["msg_type"] == "stream" and m["parent_header"].get("msg_id") == busy)
-    content = {"code": "gate.set()", "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+    content = {
+        "code": "gate.set()",
+        "silent": False,
+        "store_history": False,
+        "user_expressions": {},
+        "allow_stdin": False,
+    }
     message = client.session.msg("execute_request", content)
     message["header"]["subshell_id"] = subshell
     client.shell_channel.send(message)
-    replies = {reply["parent_header"]["msg_id"] for reply in (client.get_shell_msg(timeout=DEADLINE_S) for _ in range(2))}
+    replies = {
+        reply["parent_header"]["msg_id"] for reply in (client.get_shell_msg(timeout=DEADLINE_S) for _ in range(2))
+    }
     assert replies == {busy, message["header"]["msg_id"]}
     delete = client.session.msg("delete_subshell_request", {"subshell_id": subshell})
     client.control_channel.send(delete)
@@ -190,9 +204,7 @@ def test_a_hundred_megabytes(run: Execute) -> None:
     """Every byte of a large output arrives, in order."""
     block = 1 << 20
     told = run(
-        "import sys\n"
-        "for i in range(100):\n"
-        f"    sys.stdout.write(chr(97 + i % 26) * {block}); sys.stdout.flush()\n",
+        f"import sys\nfor i in range(100):\n    sys.stdout.write(chr(97 + i % 26) * {block}); sys.stdout.flush()\n",
         timeout=3 * DEADLINE_S,
     )
     text = told.stdout

@@ -56,7 +56,9 @@ def test_choose_the_kernel_run_cells_see_the_plot(lab: Server, tmp_path: Path) -
             dialog = page.locator(".jp-Dialog")
             dialog.locator("select").select_option(label="Python (microVM)")
             dialog.locator(".jp-mod-accept").click()
-            expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text("Python (microVM)", timeout=DEADLINE_S * 1000)
+            expect(page.locator(".jp-Toolbar-kernelName")).to_contain_text(
+                "Python (microVM)", timeout=DEADLINE_S * 1000
+            )
             page.locator(".jp-Notebook .jp-Cell").first.click()
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_text("Run All Cells", exact=True).click()

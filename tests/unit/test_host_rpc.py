@@ -56,7 +56,9 @@ class Guest:
         self.notified: list[tuple[str, dict[str, Any]]] = []
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.client = AgentClient(
-            ours, on_notification=lambda method, params: self.notified.append((method, params)), on_lost=self.lost.set_result
+            ours,
+            on_notification=lambda method, params: self.notified.append((method, params)),
+            on_lost=self.lost.set_result,
         )
 
     async def receive(self) -> dict[str, Any]:

@@ -16,9 +16,7 @@ MUX_SOCKET = "mux.sock"
 BOOT_ARGS = "fc.transport=mux"
 
 
-def command_line(
-    plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc_khz: int | None = None
-) -> list[str]:
+def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc_khz: int | None = None) -> list[str]:
     """The words that start the VM; sockets are relative to ``plan.run_dir``, the working directory.
 
     ``tsc_khz`` is the speed of the counter that an emulated guest reads.
