@@ -118,7 +118,7 @@ def load_config(config: Config) -> FcKernelConfig:
         config = _files()
     try:
         return FcKernelConfig(config=config)
-    except Exception as error:  # noqa: BLE001 - traitlets raises many kinds
+    except Exception as error:
         raise ConfigError(f"FcKernelConfig: {error}") from error
 
 
@@ -133,6 +133,6 @@ def _files() -> Config:
                 merged.merge(loader.load_config())
             except ConfigFileNotFound:
                 continue
-            except Exception as error:  # noqa: BLE001 - a configuration file runs any code
+            except Exception as error:
                 raise ConfigError(f"{loader.full_filename}: {error}") from error
     return merged

@@ -28,7 +28,7 @@ LEAST_DISK_BYTES = 64 << 20
 #: ``unshare`` answers in milliseconds; a machine that needs longer is stuck.
 NAMESPACE_DEADLINE_S = 10.0
 #: What ``fc-kernel image build`` runs, and the Debian package that brings it.
-BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils", "dpkg-deb": "dpkg"}
+BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils", "dpkg-deb": "dpkg", "depmod": "kmod"}
 
 
 class Status(StrEnum):

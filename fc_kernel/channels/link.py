@@ -40,7 +40,7 @@ class Established:
 
     __slots__ = ("generation", "resumed")
 
-    def __init__(self, generation: int, resumed: bool) -> None:  # noqa: FBT001
+    def __init__(self, generation: int, resumed: bool) -> None:
         self.generation = generation
         self.resumed = resumed
 
@@ -161,7 +161,7 @@ class Link:
         """Bytes from the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         view = memoryview(data)
         events: list = []
-        while len(view):
+        while view:
             if self._target is None:
                 take = self._need - len(self._head)
                 self._head += view[:take]

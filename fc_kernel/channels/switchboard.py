@@ -148,7 +148,7 @@ class Switchboard:
         try:
             while self._running:
                 self._round(self._bound.sockets)
-        except BaseException as error:  # noqa: BLE001 - the thread must end in order and say why
+        except BaseException as error:
             log.exception("the switchboard failed")
             self.failure = error
             if self._on_tunnel_lost is not None:

@@ -11,7 +11,6 @@ import os
 import platform
 import signal
 import socket
-import sys
 import time
 from typing import Callable, Optional
 

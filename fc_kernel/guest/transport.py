@@ -42,7 +42,7 @@ class SocketStream:
         else:
             self._loop.unwatch(self._sock.fileno())
 
-    def pause_reading(self, paused: bool) -> None:  # noqa: FBT001
+    def pause_reading(self, paused: bool) -> None:
         """Stop or go on reading: what is not read waits in the sender."""
         if self._reading == paused:
             self._reading = not paused

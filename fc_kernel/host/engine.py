@@ -55,7 +55,7 @@ class Engine:
     def shared(cls) -> Engine:
         """The engine of this process, started at the first call; a forked child gets one of its own."""
         with cls._lock:
-            if cls._shared is None or cls._shared._pid != os.getpid() or cls._shared._loop.is_closed():  # noqa: SLF001
+            if cls._shared is None or cls._shared._pid != os.getpid() or cls._shared._loop.is_closed():
                 cls._shared = cls()
             return cls._shared
 

@@ -99,7 +99,7 @@ def build_image(request: BuildRequest, store: ImageStore, progress: Progress = l
     target = store.root / request.name
     if target.exists() and not request.replace:
         raise ImageBuildError(f"the image {request.name!r} exists; --replace builds it again")
-    require_programs("mmdebstrap", "mkfs.erofs", "dpkg-deb")
+    require_programs("mmdebstrap", "mkfs.erofs", "dpkg-deb", "depmod")
     store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as cleanup:
         staging = Path(tempfile.mkdtemp(prefix=".building-", dir=store.root))

@@ -1,4 +1,4 @@
-"""The hybrid-vsock handshake: ``CONNECT <port>\\n`` is answered with ``OK <number>\\n``, or by closing.
+r"""The hybrid-vsock handshake: ``CONNECT <port>\n`` is answered with ``OK <number>\n``, or by closing.
 
 It is Firecracker's (its ``docs/vsock.md``). Sans-io; shipped into the guest: standard library only, Python 3.9.
 """

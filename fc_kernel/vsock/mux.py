@@ -219,7 +219,7 @@ class Mux:
         """Bytes of the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         view = memoryview(data)
         events: list = []
-        while len(view):
+        while view:
             if self._payload:
                 take = min(self._payload, len(view))
                 if self._into in self._streams:

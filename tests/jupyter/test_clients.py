@@ -191,7 +191,7 @@ class Server:
     """A real Jupyter server with a token, its REST and its WebSocket."""
 
     def __init__(self, root: Path, *arguments: str) -> None:
-        self.token = "sesame"  # noqa: S105
+        self.token = "sesame"
         self.root = root
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jupyter", "server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1",
