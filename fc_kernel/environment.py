@@ -23,19 +23,19 @@ SETTINGS: Mapping[str, type] = {
 }
 
 
-def environment_source(environ: Mapping[str, str], *, trusted: bool) -> Source:
+def environment_source(environ: Mapping[str, str], *, trusted: bool, name: str = SOURCE_NAME) -> Source:
     """The settings in ``environ``; ``trusted`` when it is the server's own environment, not a request's.
 
     Raises :class:`~fc_kernel.errors.SpecError` for text that is no number where one is needed.
     """
     values: dict[str, Any] = {}
     for prefix in PREFIXES:
-        for name, kind in SETTINGS.items():
-            text = environ.get(prefix + name)
+        for setting, kind in SETTINGS.items():
+            text = environ.get(prefix + setting)
             if not text:
                 continue
             try:
-                values[name.lower()] = kind(text)
+                values[setting.lower()] = kind(text)
             except ValueError:
-                raise SpecError(prefix + name, text, "a number", source=SOURCE_NAME) from None
-    return Source(SOURCE_NAME, values, trusted)
+                raise SpecError(prefix + setting, text, "a number", source=name) from None
+    return Source(name, values, trusted)

@@ -30,7 +30,11 @@ The tree is ordered by what the caller can do, not by what went wrong inside::
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+
+#: A message ends up in a browser's dialog: names, values and what is allowed are cut to these lengths in it.
+MAX_SHOWN_FIELD, MAX_SHOWN_VALUE, MAX_SHOWN_ALLOWED = 48, 80, 230
 
 
 class FcKernelError(Exception):
@@ -43,19 +47,39 @@ class SpecError(FcKernelError):
     ``field`` is a dotted path (``network_interfaces[0].guest_mac``), ``value`` what was found, ``allowed`` what is.
     """
 
-    #: A value longer than this is cut in the message: the message ends up in a browser's dialog.
-    MAX_SHOWN = 80
-
     def __init__(self, field: str, value: object, allowed: str, *, source: str | None = None) -> None:
         self.field = field
         self.value = value
         self.allowed = allowed
         self.source = source
-        shown = repr(value)
-        if len(shown) > self.MAX_SHOWN:
-            shown = shown[: self.MAX_SHOWN - 1] + "…"
         where = f" (from {source})" if source else ""
-        super().__init__(f"{field}{where} is {shown}; allowed: {allowed}")
+        what = _cut(_on_one_line(field), MAX_SHOWN_FIELD)
+        super().__init__(f"{what}{where} is {_shown(value)}; allowed: {_cut(allowed, MAX_SHOWN_ALLOWED)}")
+
+
+def _shown(value: object) -> str:
+    """``repr`` of any value on one line of at most 80 characters, at no more cost than that takes."""
+    if isinstance(value, str):
+        # Cut before: the repr of ten megabytes is ten megabytes.
+        text = repr(value[: MAX_SHOWN_VALUE + 1])
+        return _cut(text, MAX_SHOWN_VALUE)
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxlong = short.maxother = MAX_SHOWN_VALUE
+    short.maxstring = MAX_SHOWN_VALUE
+    try:
+        text = short.repr(value)
+    except ValueError:
+        # Python refuses to write an integer of more than 4300 digits.
+        text = f"<{type(value).__name__}>"
+    return _cut(_on_one_line(text), MAX_SHOWN_VALUE)
+
+
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 class LimitError(SpecError):

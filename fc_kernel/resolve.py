@@ -75,7 +75,8 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
             _check_source(settings, source, limits, least)
         for name in settings.model_fields_set:
             value = getattr(settings, name)
-            if value is not None:
+            # A null leaves the field to the sources before; the lists' is no longer to be seen in the value.
+            if source.values[name] is not None:
                 merged[name] = value
                 said_by[name] = source.name
         least = max((least, settings.least_tier() or least), key=lambda tier: tier.rank)
@@ -108,9 +109,10 @@ def _check_source(settings: KernelSettings, source: Source, limits: Limits, leas
         for name in HOST_FIELDS:
             value = getattr(settings, name)
             if value is not None and value != ():
-                raise LimitError(name, _shown(value), NOT_HERE, source=source.name)
+                raise LimitError(name, source.values[name], NOT_HERE, source=source.name)
         if settings.restore_from is not None and settings.restore_from.network_overrides:
-            raise LimitError("restore_from.network_overrides", "…", NOT_HERE, source=source.name)
+            overrides = settings.model_dump(mode="json")["restore_from"]["network_overrides"]
+            raise LimitError("restore_from.network_overrides", overrides, NOT_HERE, source=source.name)
     if settings.monitor == "fake":
         raise LimitError("monitor", "fake", "auto, firecracker or qemu; the fake isolates nothing", source=source.name)
     asked = settings.least_tier()
@@ -135,7 +137,3 @@ def _check_limits(settings: KernelSettings, said_by: Mapping[str, str], limits: 
     if network is not None and network != NO_NETWORK and network not in limits.networks:
         allowed = f"one of: {', '.join([NO_NETWORK, *sorted(limits.networks)])}"
         raise LimitError("network", network, allowed, source=said_by["network"])
-
-
-def _shown(value: object) -> object:
-    return str(value) if hasattr(value, "__fspath__") else value

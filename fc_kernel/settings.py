@@ -69,6 +69,8 @@ def _weigh(value: object, source: str | None, depth: int = 0) -> int:
         return len(value) + 2
     total = 8
     children = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and (odd := [name for name in value if not isinstance(name, str)]):
+        raise SpecError("fc_kernel", odd[0], "names that are strings", source=source)
     if isinstance(children, list | tuple):
         for child in children:
             total += _weigh(child, source, depth + 1)

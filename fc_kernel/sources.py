@@ -54,7 +54,7 @@ async def resolve_settings(
     requested = {
         name: value for name, value in environ.items() if name.startswith(PREFIXES) and os.environ.get(name) != value
     }
-    sources.append(Source("request", environment_source(requested, trusted=False).values))
+    sources.append(environment_source(requested, trusted=False, name="request"))
     sources.append(environment_source(os.environ, trusted=True))
     found = await notebook_source({**environ}, cwd, contents_manager) if notebook is None else None
     if notebook is not None:

@@ -7,12 +7,21 @@ and strict: ``"2"`` is not a number, ``True`` is not 1.
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
 from .errors import SpecError
@@ -25,42 +34,51 @@ MAX_INTERFACE_NAME = 15
 ID_PATTERN = r"^[A-Za-z0-9_]{1,64}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DEVICE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_INTERFACE_NAME - 1}}}$"
-MAC_PATTERN = r"^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$"
-#: Linux's PATH_MAX, and COMMAND_LINE_SIZE on x86.
-MAX_PATH, MAX_BOOT_ARGS = 4096, 2048
+#: The lowest bit of the first byte makes an address one of a group.
+MAC_PATTERN = r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
+BOOT_ARGS_PATTERN = r"^[ -~]*$"
+#: Linux's PATH_MAX without the closing NUL, and COMMAND_LINE_SIZE on x86.
+MAX_PATH_BYTES, MAX_BOOT_ARGS = 4095, 2048
 #: More drives or interfaces than this do not fit Firecracker's interrupt lines.
 MAX_DEVICES = 16
 ROOT_DRIVE_ID = "rootfs"
 U8, U32, U64 = 2**8 - 1, 2**32 - 1, 2**64 - 1
 
 
-def _host_path(path: Path) -> Path:
-    text = str(path)
-    if "\0" in text or not text or len(text) > MAX_PATH or ".." in path.parts:
-        raise ValueError(f"a path of at most {MAX_PATH} characters without '..' and NUL")
-    return path
+def _host_path(value: object) -> object:
+    """Look at the text, before ``Path`` makes ``.`` of an empty one; anything that is no path is left to ``Path``."""
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        try:
+            fits = 0 < len(os.fsencode(text)) <= MAX_PATH_BYTES
+        except UnicodeEncodeError:
+            fits = False
+        if not (isinstance(text, str) and fits and "\0" not in text and ".." not in text.split("/")):
+            raise ValueError(f"a path of at most {MAX_PATH_BYTES} bytes without '..' and NUL")
+    return value
 
 
-def _boot_args(text: str) -> str:
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError("printable ASCII on one line")
-    return text
-
-
-def _unicast(mac: str) -> str:
-    if int(mac[:2], 16) & 1:
-        raise ValueError("a unicast MAC address such as 06:00:ac:10:00:02")
-    return mac
-
-
-HostPath = Annotated[Path, Field(strict=False), AfterValidator(_host_path)]
+HostPath = Annotated[
+    Path,
+    Field(strict=False),
+    BeforeValidator(_host_path),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "path",
+            "minLength": 1,
+            "maxLength": MAX_PATH_BYTES,
+            "not": {"pattern": r"\u0000|(^|/)\.\.(/|$)"},
+        }
+    ),
+]
 UInt8 = Annotated[int, Strict(), Field(ge=1, le=U8)]
 MemMib = Annotated[int, Strict(), Field(ge=1, le=U32)]
 Count = Annotated[int, Strict(), Field(ge=0, le=U64)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=U64)]
 Name = Annotated[str, Strict(), Field(pattern=NAME_PATTERN)]
 Identifier = Annotated[str, Strict(), Field(pattern=ID_PATTERN)]
-BootArgs = Annotated[str, Strict(), Field(max_length=MAX_BOOT_ARGS), AfterValidator(_boot_args)]
+BootArgs = Annotated[str, Strict(), Field(max_length=MAX_BOOT_ARGS, pattern=BOOT_ARGS_PATTERN)]
 Flag = Annotated[bool, Strict()]
 
 
@@ -90,7 +108,7 @@ class NetworkInterface(Frozen):
 
     iface_id: Identifier = Field(description="name of the interface within the VM")
     host_dev_name: Annotated[str, Strict(), Field(pattern=DEVICE_PATTERN)] = Field(description="TAP device on the host")
-    guest_mac: Annotated[str, Strict(), Field(pattern=MAC_PATTERN), AfterValidator(_unicast)] | None = Field(
+    guest_mac: Annotated[str, Strict(), Field(pattern=MAC_PATTERN)] | None = Field(
         None, description="MAC address in the guest"
     )
     rx_rate_limiter: RateLimiter | None = Field(None, description="limit on what the guest receives")
@@ -103,12 +121,19 @@ def _not_root(drive_id: str) -> str:
     return drive_id
 
 
+DriveId = Annotated[
+    str,
+    Strict(),
+    Field(pattern=ID_PATTERN),
+    AfterValidator(_not_root),
+    WithJsonSchema({"type": "string", "pattern": ID_PATTERN, "not": {"const": ROOT_DRIVE_ID}}),
+]
+
+
 class DriveSpec(Frozen):
     """A drive beside the root drive."""
 
-    drive_id: Annotated[str, Strict(), Field(pattern=ID_PATTERN), AfterValidator(_not_root)] = Field(
-        description="name of the drive; 'rootfs' is reserved"
-    )
+    drive_id: DriveId = Field(description="name of the drive; 'rootfs' is reserved")
     path_on_host: HostPath = Field(description="file or block device on the host")
     is_read_only: Flag = Field(description="whether the guest may not write")
     rate_limiter: RateLimiter | None = Field(None, description="limit on the drive")
@@ -132,6 +157,10 @@ def _unique(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _none_is_empty(value: object) -> object:
+    return () if value is None else value
+
+
 Interfaces = Annotated[
     tuple[NetworkInterface, ...],
     Field(max_length=MAX_DEVICES, strict=False),
@@ -139,6 +168,9 @@ Interfaces = Annotated[
     _unique("host_dev_name"),
 ]
 Drives = Annotated[tuple[DriveSpec, ...], Field(max_length=MAX_DEVICES, strict=False), _unique("drive_id")]
+# The reference's lists have no null, but a notebook or form that leaves a field to the workspace says null everywhere.
+OptionalInterfaces = Annotated[Interfaces, BeforeValidator(_none_is_empty, json_schema_input_type=Interfaces | None)]
+OptionalDrives = Annotated[Drives, BeforeValidator(_none_is_empty, json_schema_input_type=Drives | None)]
 
 
 class SnapshotRef(Frozen):
@@ -147,7 +179,7 @@ class SnapshotRef(Frozen):
     vm_id: Name = Field(description="the VM whose snapshot it is")
     snapshot_id: Name = Field(description="the snapshot")
     resume_immediately: Flag = Field(True, description="whether the vCPUs run after the load")
-    network_overrides: Interfaces = Field((), description="interfaces to put in place of the snapshot's")
+    network_overrides: OptionalInterfaces = Field((), description="interfaces to put in place of the snapshot's")
 
 
 class VmSpec(Frozen):
@@ -160,8 +192,8 @@ class VmSpec(Frozen):
     mem_size_mib: MemMib | None = Field(None, description="memory in MiB")
     boot_args: BootArgs | None = Field(None, description="the guest kernel's command line")
     rootfs_rate_limit: RateLimiter | None = Field(None, description="limit on the root drive")
-    network_interfaces: Interfaces = Field((), description="empty is no network")
-    extra_drives: Drives = Field((), description="drives beside the root drive")
+    network_interfaces: OptionalInterfaces = Field((), description="empty is no network")
+    extra_drives: OptionalDrives = Field((), description="drives beside the root drive")
     vsock: VsockSpec | None = Field(None, description="the vsock device")
     restore_from: SnapshotRef | None = Field(None, description="start from a snapshot instead of booting")
     track_dirty_pages: Flag | None = Field(None, description="whether diff snapshots are possible; None is enabled")
@@ -207,11 +239,12 @@ def parse_spec(value: object, *, source: str | None = None) -> VmSpec:
 #: What pydantic's error types mean in our words; ``{}`` is filled from the error's context.
 _ALLOWED = {
     "int_type": "a whole number",
-    "float_type": "a number",
+    "float_type": "a number that fits into 64 bits",
     "finite_number": "a finite number",
     "int_parsing_size": "a whole number of at most 64 bits",
     "bool_type": "true or false",
     "string_type": "a string",
+    "string_unicode": "a string of Unicode characters, without half of a surrogate pair",
     "path_type": "a path as a string",
     "list_type": "a list",
     "tuple_type": "a list",
@@ -225,12 +258,19 @@ _ALLOWED = {
     "greater_than": "more than {gt}",
     "string_too_long": "at most {max_length} characters",
     "too_long": "at most {max_length} items",
-    "string_pattern_mismatch": "text that matches {pattern}",
     "literal_error": "{expected}",
     "enum": "{expected}",
     "value_error": "{error}",
     "extra_forbidden": "one of: {names}",
     "json_invalid": "valid JSON: {error}",
+}
+#: The patterns in words.
+_MATCHES = {
+    ID_PATTERN: "1 to 64 of A-Z a-z 0-9 _",
+    NAME_PATTERN: "1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit",
+    DEVICE_PATTERN: f"1 to {MAX_INTERFACE_NAME} of A-Z a-z 0-9 . _ -, starting with a letter or digit",
+    MAC_PATTERN: "a unicast MAC address such as 06:00:ac:10:00:02",
+    BOOT_ARGS_PATTERN: "printable ASCII on one line",
 }
 
 
@@ -238,11 +278,14 @@ def _spec_error(model: type[BaseModel], error: ValidationError, source: str | No
     details = error.errors(include_url=False)
     first: ErrorDetails = details[0]
     context: dict[str, Any] = dict(first.get("ctx", {}))
-    location = tuple(part for part in first["loc"] if not (isinstance(part, str) and re.search(r"[\[\]()]", part)))
+    location = first["loc"]
     if first["type"] == "extra_forbidden":
         context["names"] = ", ".join(_names_at(model, location[:-1]))
-    template = _ALLOWED.get(first["type"])
-    allowed = template.format_map(context) if template else first["msg"]
+    if first["type"] == "string_pattern_mismatch":
+        allowed = _MATCHES[context["pattern"]]
+    else:
+        template = _ALLOWED.get(first["type"])
+        allowed = template.format_map(context) if template else first["msg"]
     value = first["input"] if first["type"] != "missing" else None
     return SpecError(_dotted(location) or model.__name__, value, allowed, source=source)
 
