@@ -53,7 +53,7 @@ class SpecError(FcKernelError):
         self.allowed = allowed
         self.source = source
         where = f" (from {source})" if source else ""
-        what = _cut(_on_one_line(field), MAX_SHOWN_FIELD)
+        what = _cut(_on_one_line(field), MAX_SHOWN_FIELD) or "''"
         super().__init__(f"{what}{where} is {_shown(value)}; allowed: {_cut(allowed, MAX_SHOWN_ALLOWED)}")
 
 

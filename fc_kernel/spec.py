@@ -287,7 +287,7 @@ def _spec_error(model: type[BaseModel], error: ValidationError, source: str | No
         template = _ALLOWED.get(first["type"])
         allowed = template.format_map(context) if template else first["msg"]
     value = first["input"] if first["type"] != "missing" else None
-    return SpecError(_dotted(location) or model.__name__, value, allowed, source=source)
+    return SpecError(_dotted(location) if location else model.__name__, value, allowed, source=source)
 
 
 def _names_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
