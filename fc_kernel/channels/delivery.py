@@ -1,4 +1,4 @@
-"""Sending to clients that may not read: wait a while for a slow one, never for a dead one."""
+"""Sending to clients that may not read: wait a while for a slow one, cut off a dead one, hold bounded memory for either."""
 
 from __future__ import annotations
 
@@ -6,74 +6,150 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 
+from .eviction import evict_stalled
+from .frames import Buffer
+
 log = logging.getLogger(__name__)
 
-#: A client that makes no room for so long loses messages, as it does with a plain kernel; until then the kernel waits,
-#: so that a browser that is busy drawing loses nothing.
+#: A client that makes no room for so long loses messages; until then they are kept, so that a browser that is busy
+#: drawing loses nothing. A subscriber is cut off: ZeroMQ cannot leave out just one.
 PATIENCE_S = 5.0
+#: A dead client is full again soon, also after its ZeroMQ has connected again: it is waited for half as long each time.
+LEAST_PATIENCE_S = 0.25
+#: ZeroMQ's own queues count messages; those of this size or more are counted in bytes here, up to this many.
+COUNTED_BYTES = 64 << 10
+MAX_QUEUED_BYTES = 32 << 20
+#: While so much waits for some client of a ROUTER the guest is asked for no more; until then others get their replies.
+MAX_WAITING_MESSAGES = 64
+MAX_WAITING_BYTES = 16 << 20
+
+
+@dataclass
+class _Queue:
+    """What one client of a ROUTER, or all subscribers together, have not taken."""
+
+    patience_s: float
+    waiting: deque[tuple[Sequence[Any], int]] = field(default_factory=deque)
+    since: float = 0.0
+    cut_off: bool = False
+    #: Large messages in ZeroMQ's hands, oldest first.
+    counted: deque[tuple[zmq.MessageTracker, int]] = field(default_factory=deque)
+    counted_bytes: int = 0
+
+    def forget_taken(self) -> None:
+        """Count no longer what ZeroMQ has let go of."""
+        while self.counted and self.counted[0][0].done:
+            self.counted_bytes -= self.counted.popleft()[1]
+
+    def full(self, size: int) -> bool:
+        """Whether ZeroMQ holds too much to be given ``size`` bytes more; one large message is always taken."""
+        self.forget_taken()
+        return bool(self.counted) and self.counted_bytes + size > MAX_QUEUED_BYTES
 
 
 class Delivery:
-    """One bound socket. While :attr:`blocked` the caller should bring no more; :meth:`retry` tries again."""
+    """One bound ROUTER or XPUB. While :attr:`blocked` the caller should bring no more; :meth:`retry` tries again."""
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self._socket = socket
-        self._waiting: deque[Sequence[Any]] = deque()
-        self._since = 0.0
-        self._patient = True
-        self._drops = bool(socket.type == zmq.XPUB)
+        self._publishes = bool(socket.type == zmq.XPUB)
+        #: By the client's identity; only those for whom something is counted or waits.
+        self._queues: dict[bytes, _Queue] = {}
+        self._waiting_messages = 0
+        self._waiting_bytes = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether :meth:`retry` has something to do."""
+        return self._waiting_messages > 0
 
     @property
     def blocked(self) -> bool:
-        """Whether a client's queue is full."""
-        return bool(self._waiting)
+        """Whether so much waits that no more should come. Of a publisher's subscribers the slowest decides."""
+        if self._publishes:
+            return self.waiting
+        return self._waiting_messages >= MAX_WAITING_MESSAGES or self._waiting_bytes >= MAX_WAITING_BYTES
 
-    def send(self, frames: Sequence[Any]) -> None:
-        """Send, or keep until there is room."""
-        if self._waiting or not self._try(frames):
-            if not self._waiting:
-                self._since = time.monotonic()
-            self._waiting.append(frames)
-            if not self._patient:
-                self._force()
+    def send(self, frames: Sequence[Buffer]) -> None:
+        """Send, or keep until there is room; a ROUTER's first frame says for whom."""
+        key = b"" if self._publishes else bytes(frames[0])
+        size = sum(map(len, frames))
+        queue = self._queues.get(key)
+        if queue is None and size >= COUNTED_BYTES:
+            queue = self._new_queue(key)
+        if queue is None or not queue.waiting:
+            if self._try(queue, frames, size):
+                return
+            queue = queue or self._new_queue(key)
+            queue.since = time.monotonic()
+        queue.waiting.append((frames, size))
+        self._waiting_messages += 1
+        self._waiting_bytes += size
 
     def retry(self) -> None:
-        """Send what waits; after :data:`PATIENCE_S` without room, without the clients that do not read."""
-        while self._waiting:
-            if not self._try(self._waiting[0]):
-                if time.monotonic() - self._since > PATIENCE_S:
-                    if self._patient:
-                        log.warning("a client does not read; it loses messages until it does")
-                    self._patient = False
-                    self._force()
-                return
-            self._waiting.popleft()
-            self._since = time.monotonic()
+        """Send what waits; whoever made no room for :data:`PATIENCE_S` loses it."""
+        if self._waiting_messages:
+            for queue in list(self._queues.values()):
+                if queue.waiting:
+                    self._retry(queue)
 
-    def _try(self, frames: Sequence[Any]) -> bool:
+    def _new_queue(self, key: bytes) -> _Queue:
+        for other, queue in list(self._queues.items()):
+            queue.forget_taken()
+            if not (queue.counted or queue.waiting) and queue.patience_s == PATIENCE_S:
+                del self._queues[other]
+        queue = self._queues[key] = _Queue(PATIENCE_S)
+        return queue
+
+    def _retry(self, queue: _Queue) -> None:
+        now = time.monotonic()
+        while queue.waiting and self._try(queue, *queue.waiting[0]):
+            self._taken(queue)
+            queue.since = now
+        if not queue.waiting:
+            if not queue.cut_off:
+                queue.patience_s = PATIENCE_S
+            queue.cut_off = False
+        elif now - queue.since > queue.patience_s:
+            self._lose_patience(queue)
+            queue.since = now
+
+    def _lose_patience(self, queue: _Queue) -> None:
+        log.warning("a client of the kernel did not read for %.3g s; it loses messages", queue.patience_s)
+        queue.patience_s = max(queue.patience_s / 2, LEAST_PATIENCE_S)
+        queue.cut_off = self._publishes and bool(evict_stalled(self._socket.getsockopt_string(zmq.LAST_ENDPOINT)))
+        while queue.waiting and not queue.cut_off:
+            self._taken(queue)
+
+    def _taken(self, queue: _Queue) -> None:
+        self._waiting_bytes -= queue.waiting.popleft()[1]
+        self._waiting_messages -= 1
+
+    def _try(self, queue: _Queue | None, frames: Sequence[Buffer], size: int) -> bool:
+        tracker = None
+        parts: Sequence[Any] = frames
+        if queue is not None and size >= COUNTED_BYTES:
+            if queue.full(size):
+                return False
+            # The largest part stands for all: they leave together.
+            largest = max(range(len(frames)), key=lambda index: len(frames[index]))
+            frame = zmq.Frame(frames[largest], copy=False, track=True)
+            tracker = frame.tracker
+            parts = [*frames[:largest], frame, *frames[largest + 1 :]]
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
             # The client of a reply is gone (EHOSTUNREACH): nobody waits for it.
             log.debug("a message could not be sent: %s", error)
-        else:
-            self._patient = True
+            return True
+        if queue is not None and tracker is not None:
+            queue.counted.append((tracker, size))
+            queue.counted_bytes += size
         return True
-
-    def _force(self) -> None:
-        if self._drops:
-            self._socket.setsockopt(zmq.XPUB_NODROP, 0)
-        try:
-            while self._waiting:
-                frames = self._waiting.popleft()
-                if self._drops:
-                    self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        finally:
-            if self._drops:
-                self._socket.setsockopt(zmq.XPUB_NODROP, 1)

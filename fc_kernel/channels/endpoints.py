@@ -11,13 +11,15 @@ from typing import Any, Literal
 import zmq
 
 from ..errors import ConfigError
+from .frames import MAX_MESSAGE_BYTES
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 KINDS = {"shell": zmq.ROUTER, "iopub": zmq.XPUB, "stdin": zmq.ROUTER, "control": zmq.ROUTER, "hb": zmq.REP}
 
-#: ZeroMQ counts messages, not bytes. So few of up to 8 MiB bound what a subscriber that does not read can make the server
-#: hold; the sender waits for it a while, see the switchboard.
+#: ZeroMQ counts messages, not bytes, and for each client. Both ways there is a queue behind this one, which counts bytes.
 QUEUED_MESSAGES = 32
+#: What is over the tunnel's limit is answered with an error; whoever sends a single part of twice that is cut off.
+MAX_PART_BYTES = 2 * MAX_MESSAGE_BYTES
 LINGER_MS = 1000
 
 
@@ -55,10 +57,11 @@ class BoundSockets:
 
     def _bind(self, context: zmq.Context[Any], channel: str) -> zmq.Socket[Any]:
         endpoints = self.endpoints
-        socket = context.socket(KINDS[channel])
+        socket: zmq.Socket[Any] = context.socket(KINDS[channel])
         try:
             socket.linger = LINGER_MS
-            socket.sndhwm = QUEUED_MESSAGES
+            socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
+            socket.maxmsgsize = MAX_PART_BYTES
             if KINDS[channel] == zmq.ROUTER:
                 # A client that reconnects keeps its identity; an unroutable or full one is an error we can see.
                 socket.router_handover = 1
@@ -73,6 +76,7 @@ class BoundSockets:
             port = endpoints.port(channel)
             if endpoints.transport == "ipc":
                 socket.bind(f"ipc://{self._private(channel)}")
+                self._private(channel).chmod(0o600)
             else:
                 socket.bind(f"tcp://{endpoints.ip}:{port or '*'}")
                 port = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2].rstrip("\0"))

@@ -13,8 +13,12 @@ library only, Python 3.9.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from typing import Union
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+
+Buffer = Union[bytes, bytearray, memoryview]
 
 MAGIC = 0x46
 HELLO = 1
@@ -26,20 +30,26 @@ HEADER = struct.Struct("!BBHIQQ")
 #: A Jupyter message has an identity stack of a few parts, six fixed ones and its buffers; ipywidgets' largest models
 #: have some dozens of buffers.
 MAX_PARTS = 1024
-#: One print of 100 MB, JSON-escaped, still passes; a header that claims more is refused before memory is reserved.
+#: One print of 100 MB, JSON-escaped, still passes; a header that claims more is refused.
 MAX_MESSAGE_BYTES = 128 << 20
 
 
-def encode(kind: int, generation: int, seq: int, ack: int, parts: list) -> list:
+def oversize(parts: Sequence[Buffer]) -> str:
+    """What is over the limits in a message of these parts; empty when nothing is."""
+    if len(parts) > MAX_PARTS:
+        return f"a message of {len(parts)} parts; at most {MAX_PARTS}"
+    size = sum(map(len, parts))
+    return f"a message of {size} bytes; at most {MAX_MESSAGE_BYTES}" if size > MAX_MESSAGE_BYTES else ""
+
+
+def encode(kind: int, generation: int, seq: int, ack: int, parts: Sequence[Buffer]) -> list[Buffer]:
     """The buffers to send for one frame; ``parts`` are bytes-like and are not copied.
 
     Raises :class:`~fc_kernel.errors.LocalProtocolError` when the message is over the limits.
     """
-    if len(parts) > MAX_PARTS:
-        raise LocalProtocolError(f"a message of {len(parts)} parts; at most {MAX_PARTS}")
+    if problem := oversize(parts):
+        raise LocalProtocolError(problem)
     sizes = [len(part) for part in parts]
-    if sum(sizes) > MAX_MESSAGE_BYTES:
-        raise LocalProtocolError(f"a message of {sum(sizes)} bytes; at most {MAX_MESSAGE_BYTES}")
     head = HEADER.pack(MAGIC, kind, len(parts), generation, seq, ack) + struct.pack(f"!{len(sizes)}I", *sizes)
     return [head, *parts]
 

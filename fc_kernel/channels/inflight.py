@@ -17,14 +17,23 @@ class Request:
 
     channel: str
     identities: list[bytes]
-    header: dict[str, Any]
+    msg_id: str
+    #: ``execute`` for an ``execute_request``.
+    kind: str
+    #: The header part as the client sent it: an answer carries it back unchanged.
+    header: bytes
     replied: bool = False
     idle: bool = False
 
-    @property
-    def kind(self) -> str:
-        """``execute`` for an ``execute_request``."""
-        return str(self.header["msg_type"]).removesuffix("_request")
+
+def request_of(
+    channel: str, identities: Sequence[bytes | memoryview], header: dict[str, Any], raw: bytes | memoryview
+) -> Request | None:
+    """The request that a message is, by its header and that header's bytes; ``None`` if it expects no reply."""
+    msg_id, kind = header.get("msg_id"), header.get("msg_type")
+    if not isinstance(msg_id, str) or not isinstance(kind, str) or not kind.endswith("_request"):
+        return None
+    return Request(channel, [bytes(each) for each in identities], msg_id, kind.removesuffix("_request"), bytes(raw))
 
 
 class InFlight:
@@ -36,29 +45,31 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def sent(self, channel: str, identities: Sequence[bytes | memoryview], header: dict[str, Any]) -> None:
-        """A client sent a message; only requests are kept."""
-        msg_id, kind = header.get("msg_id"), header.get("msg_type")
-        if isinstance(msg_id, str) and isinstance(kind, str) and kind.endswith("_request"):
-            self._requests[msg_id] = Request(channel, [bytes(identity) for identity in identities], header)
-            if len(self._requests) > MAX_REQUESTS:
-                self._requests.popitem(last=False)
+    def sent(self, request: Request) -> None:
+        """A client sent a request."""
+        self._requests[request.msg_id] = request
+        if len(self._requests) > MAX_REQUESTS:
+            self._requests.popitem(last=False)
 
     def replied(self, parent: dict[str, Any]) -> None:
-        """The kernel replied to a request."""
-        self._saw(parent, "replied")
+        """The kernel replied to the request with this header."""
+        self._saw(parent, reply=True)
 
     def idle(self, parent: dict[str, Any]) -> None:
         """The kernel's status for a request is idle; its reply may come before or after, on another channel."""
-        self._saw(parent, "idle")
+        self._saw(parent, reply=False)
 
-    def _saw(self, parent: dict[str, Any], what: str) -> None:
-        msg_id = parent.get("msg_id", "")
-        request = self._requests.get(msg_id)
-        if request is not None:
-            setattr(request, what, True)
-            if request.replied and request.idle:
-                del self._requests[msg_id]
+    def _saw(self, parent: dict[str, Any], *, reply: bool) -> None:
+        msg_id = parent.get("msg_id")
+        request = self._requests.get(msg_id) if isinstance(msg_id, str) else None
+        if request is None:
+            return
+        if reply:
+            request.replied = True
+        else:
+            request.idle = True
+        if request.replied and request.idle:
+            del self._requests[request.msg_id]
 
     def take_all(self) -> list[Request]:
         """All that wait, oldest first; afterwards none does."""

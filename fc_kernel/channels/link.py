@@ -9,19 +9,26 @@ shipped into the guest: standard library only, Python 3.9.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Optional, Union
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from . import frames
+from .frames import Buffer
 
 #: How much may be on its way unacknowledged before :attr:`Link.writable` says stop. Two messages of 8 MiB, so that one
 #: is on the wire while the next is being read; it is also what a silent peer can make us hold.
 WINDOW_BYTES = 16 << 20
+#: About what Python's objects for one part take, over its bytes; a window full of tiny messages is bounded, too.
+PART_OVERHEAD_BYTES = 512
 #: An acknowledgement is sent after so many messages or bytes; it only frees the sender's memory, so it need not hurry.
 ACK_EVERY_MESSAGES = 32
 ACK_EVERY_BYTES = 1 << 20
 #: Pieces smaller than this are read through one scratch buffer, larger ones straight into their place.
 SCRATCH_BYTES = 1 << 16
+#: A part of this size or more gets memory that the kernel reserves only as bytes arrive in it, so that what a peer
+#: announces costs at most this until it sends it. Smaller ones come from the heap, which is four times faster.
+LAZY_BYTES = 16 << 20
 #: How many buffers one ``sendmsg`` takes; the kernel's limit (UIO_MAXIOV) is 1024.
 MAX_IOV = 256
 
@@ -31,7 +38,7 @@ class MessageReceived:
 
     __slots__ = ("parts",)
 
-    def __init__(self, parts: list) -> None:
+    def __init__(self, parts: list[memoryview]) -> None:
         self.parts = parts
 
 
@@ -64,16 +71,17 @@ class Link:
         self.generation = generation
         self._sent_seq = 0
         self._received_seq = 0
-        self._unacked: deque = deque()
+        self._unacked: deque[tuple[int, Sequence[Buffer], int]] = deque()
         self._unacked_bytes = 0
 
     def _start_connection(self) -> None:
         self.established = False
-        self._out: deque = deque()
+        self._out: deque[memoryview] = deque()
         self._head = bytearray()
         self._need = frames.HEADER.size
-        self._frame: Optional[tuple] = None
-        self._parts: list = []
+        self._frame: Optional[tuple[int, int, int, int, int]] = None
+        self._sizes: tuple[int, ...] = ()
+        self._parts: list[memoryview] = []
         self._target: Optional[memoryview] = None
         self._filled = 0
         self._direct = False
@@ -101,27 +109,27 @@ class Link:
         self._connected = True
         self._start_connection()
         if self._dialer:
-            self._queue(frames.HELLO, 0, [])
+            self._queue(frames.HELLO)
 
     def connection_lost(self) -> None:
         """The connection is gone; a message received in part is forgotten, what was not acknowledged is kept."""
         self._connected = False
         self._start_connection()
 
-    def send(self, parts: list) -> None:
+    def send(self, parts: Sequence[Buffer]) -> None:
         """Queue a message; it is kept until it is acknowledged. Parts must not be changed afterwards."""
         if not parts:
             raise LocalProtocolError("a message has at least one part")
         buffers = frames.encode(frames.DATA, self.generation, self._sent_seq + 1, self._received_seq, parts)
         self._sent_seq += 1
-        size = sum(len(part) for part in parts)
+        size = sum(map(len, parts)) + PART_OVERHEAD_BYTES * len(parts)
         self._unacked.append((self._sent_seq, parts, size))
         self._unacked_bytes += size
         if self.established:
             self._out.extend(memoryview(part).cast("B") for part in buffers if len(part))
             self._owed_messages = self._owed_bytes = 0
 
-    def data_to_send(self) -> list:
+    def data_to_send(self) -> list[memoryview]:
         """Buffers for one ``sendmsg``; tell :meth:`data_sent` how much of it went out."""
         if len(self._out) <= MAX_IOV:
             return list(self._out)
@@ -147,20 +155,20 @@ class Link:
         self._direct = False
         return memoryview(self._scratch)
 
-    def buffer_updated(self, count: int) -> list:
+    def buffer_updated(self, count: int) -> list[Event]:
         """``count`` bytes were received into :meth:`get_buffer`'s buffer; returns the events."""
         if not self._direct:
             return self.receive_data(memoryview(self._scratch)[:count])
-        events: list = []
+        events: list[Event] = []
         self._filled += count
         if self._target is not None and self._filled == len(self._target):
             self._next_part(events)
         return events
 
-    def receive_data(self, data: Union[bytes, memoryview]) -> list:
+    def receive_data(self, data: Buffer) -> list[Event]:
         """Bytes from the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         view = memoryview(data)
-        events: list = []
+        events: list[Event] = []
         while view:
             if self._target is None:
                 take = self._need - len(self._head)
@@ -177,7 +185,7 @@ class Link:
                     self._next_part(events)
         return events
 
-    def _head_complete(self, events: list) -> None:
+    def _head_complete(self, events: list[Event]) -> None:
         head = memoryview(bytes(self._head))
         self._head.clear()
         if self._frame is None:
@@ -189,23 +197,22 @@ class Link:
             else:
                 self._frame_complete(events)
         else:
-            self._parts = [memoryview(bytearray(size)) for size in frames.decode_sizes(head, self._frame[1])]
-            self._at = -1
+            self._sizes = frames.decode_sizes(head, self._frame[1])
             self._next_part(events)
 
-    def _next_part(self, events: list) -> None:
-        self._at += 1
-        while self._at < len(self._parts):
-            part = self._parts[self._at]
+    def _next_part(self, events: list[Event]) -> None:
+        """Make room for the next part, and only for that one."""
+        while len(self._parts) < len(self._sizes):
+            part = _room_for(self._sizes[len(self._parts)])
+            self._parts.append(part)
             if len(part):
                 self._target = part
                 self._filled = 0
                 return
-            self._at += 1
         self._target = None
         self._frame_complete(events)
 
-    def _check(self, frame: tuple) -> None:
+    def _check(self, frame: tuple[int, int, int, int, int]) -> None:
         kind, _count, generation, _seq, ack = frame
         if (kind == frames.HELLO) == self.established:
             raise RemoteProtocolError(f"frame of type {kind} {'after' if self.established else 'before'} the greeting")
@@ -216,7 +223,7 @@ class Link:
         if ack > self._sent_seq:
             raise RemoteProtocolError(f"message {ack} acknowledged; only {self._sent_seq} were sent")
 
-    def _frame_complete(self, events: list) -> None:
+    def _frame_complete(self, events: list[Event]) -> None:
         assert self._frame is not None  # noqa: S101
         kind, _count, generation, seq, ack = self._frame
         self._frame = None
@@ -226,26 +233,26 @@ class Link:
             return
         self._acknowledged(ack)
         if kind == frames.DATA:
-            parts, self._parts = self._parts, []
+            parts, self._parts, self._sizes = self._parts, [], ()
             if seq <= self._received_seq:
                 return  # sent again after a reset, although it had arrived
             if seq != self._received_seq + 1:
                 raise RemoteProtocolError(f"message {seq} follows {self._received_seq}")
             self._received_seq = seq
             self._owed_messages += 1
-            self._owed_bytes += sum(len(part) for part in parts)
+            self._owed_bytes += sum(map(len, parts))
             if self._owed_messages >= ACK_EVERY_MESSAGES or self._owed_bytes >= ACK_EVERY_BYTES:
-                self._queue(frames.ACK, 0, [])
+                self._queue(frames.ACK)
             events.append(MessageReceived(parts))
 
-    def _greeted(self, generation: int, ack: int, events: list) -> None:
+    def _greeted(self, generation: int, ack: int, events: list[Event]) -> None:
         resumed = generation == self.generation
         if not resumed:
             self._start_generation(generation)
         if ack > self._sent_seq:
             raise RemoteProtocolError(f"message {ack} acknowledged; only {self._sent_seq} were sent")
         if not self._dialer:
-            self._queue(frames.HELLO, 0, [])
+            self._queue(frames.HELLO)
         self.established = True
         self._acknowledged(ack)
         for seq, parts, _size in self._unacked:
@@ -260,8 +267,14 @@ class Link:
         while self._unacked and self._unacked[0][0] <= ack:
             self._unacked_bytes -= self._unacked.popleft()[2]
 
-    def _queue(self, kind: int, seq: int, parts: list) -> None:
+    def _queue(self, kind: int) -> None:
         self._owed_messages = self._owed_bytes = 0
-        self._out.extend(
-            memoryview(part) for part in frames.encode(kind, self.generation, seq, self._received_seq, parts)
-        )
+        self._out.extend(memoryview(part) for part in frames.encode(kind, self.generation, 0, self._received_seq, ()))
+
+
+def _room_for(size: int) -> memoryview:
+    if size < LAZY_BYTES:
+        return memoryview(bytearray(size))
+    import mmap  # noqa: PLC0415 - an extension module that a guest without large messages need not load
+
+    return memoryview(mmap.mmap(-1, size))

@@ -14,9 +14,13 @@ from ..errors import ConfigError, RemoteProtocolError
 DELIMITER = b"<IDS|MSG>"
 #: Signature, header, parent header, metadata, content.
 FIXED_PARTS = 5
+#: Of ``hmac-sha256`` in hexadecimal digits, which is what guests use.
+SIGNATURE_BYTES = 64
 #: A client's identity stack has one entry; proxies add one each.
 MAX_IDENTITIES = 16
 PROTOCOL_VERSION = "5.4"
+#: A header has some 200 bytes. What is parsed as JSON takes up to twenty times its size.
+MAX_HEADER_BYTES = 64 << 10
 
 Buffer = bytes | memoryview
 
@@ -61,6 +65,8 @@ def split(frames: Sequence[Buffer]) -> int:
 
 def header_of(part: Buffer) -> dict[str, Any]:
     """A header part as an object; raises :class:`~fc_kernel.errors.RemoteProtocolError`."""
+    if len(part) > MAX_HEADER_BYTES:
+        raise RemoteProtocolError(f"a header of {len(part)} bytes; at most {MAX_HEADER_BYTES}")
     try:
         header = json.loads(bytes(part))
     except (ValueError, RecursionError) as error:
@@ -78,9 +84,9 @@ class Composer:
         self._session = uuid.uuid4().hex
 
     def message(
-        self, kind: str, content: dict[str, Any], parent: dict[str, Any], identities: Sequence[Buffer] = ()
+        self, kind: str, content: dict[str, Any], parent: bytes = b"{}", identities: Sequence[Buffer] = ()
     ) -> list[Buffer]:
-        """A whole message: identities, delimiter, signature and the four parts."""
+        """A whole message: identities, delimiter, signature and the four parts; ``parent`` is the parent's header."""
         header = {
             "msg_id": uuid.uuid4().hex,
             "msg_type": kind,
@@ -89,5 +95,5 @@ class Composer:
             "date": datetime.now(UTC).isoformat(),
             "version": PROTOCOL_VERSION,
         }
-        parts = [json.dumps(part).encode() for part in (header, parent, {}, content)]
+        parts = [json.dumps(header).encode(), parent, b"{}", json.dumps(content).encode()]
         return [*identities, DELIMITER, self._signer.sign(parts), *parts]

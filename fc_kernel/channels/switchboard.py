@@ -21,8 +21,9 @@ from ..errors import RemoteProtocolError, StateError
 from ..vsock.ports import CHANNEL_PORTS
 from .delivery import Delivery
 from .endpoints import BoundSockets, ClientEndpoints
-from .inflight import InFlight
-from .signing import Composer, Signer, header_of, split
+from .frames import oversize
+from .inflight import InFlight, Request, request_of
+from .signing import SIGNATURE_BYTES, Composer, Signer, header_of, split
 from .tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 BURST = 64
 #: How long a poll lasts while a client's queue is full: ZeroMQ does not say when there is room again.
 RETRY_MS = 2
-#: What clients sent while no guest is attached (it boots, or is away); more waits in the clients' own queues.
-MAX_HELD_MESSAGES = 1000
 
 Frames = list[Any]
 
@@ -46,15 +45,19 @@ class Switchboard:
         *,
         key: bytes,
         signature_scheme: str = "hmac-sha256",
-        on_tunnel_lost: Callable[[str], None] | None = None,
+        on_tunnel_lost: Callable[[str, bool], None] | None = None,
     ) -> None:
-        """``on_tunnel_lost(reason)`` is called on the switchboard's thread when a connection to the guest breaks."""
+        """``on_tunnel_lost(reason, fatal)`` is called on the switchboard's thread when a connection to the guest breaks.
+
+        It is fatal, and dialling again of no use, when the guest broke the protocol.
+        """
         self._endpoints = endpoints
         self._clients = Signer(key, signature_scheme)
         self._guest = Signer(b"")
         self._composer = Composer(self._clients)
         self._on_tunnel_lost = on_tunnel_lost
         self._in_flight = InFlight()
+        self._malformed = 0
         self._tunnels = {channel: Tunnel(channel) for channel in CHANNEL_PORTS}
         self._attached: Future[None] | None = None
         self._context: zmq.Context[Any] = zmq.Context()
@@ -91,14 +94,22 @@ class Switchboard:
         done: Future[None] = Future()
 
         def command() -> None:
-            self._drop_tunnels()
+            self._drop_tunnels("replaced by a new one")
             self._attached = done
             self._guest = Signer(guest_key)
             for channel, tunnel in self._tunnels.items():
                 tunnel.attach(sockets[channel], generation)
                 tunnel.release(self._guest)
 
-        self._submit(command)
+        def commanded(submitted: Future[None]) -> None:
+            error = None if submitted.cancelled() else submitted.exception()
+            if submitted.cancelled() or error is not None:
+                for sock in sockets.values():
+                    sock.close()
+                if not done.done():
+                    done.set_exception(error or StateError("the kernel's endpoints are closed"))
+
+        self._submit(command).add_done_callback(commanded)
         return done
 
     def detach(self, *, ename: str = "KernelDied", reason: str | None = None) -> Future[None]:
@@ -152,9 +163,9 @@ class Switchboard:
             log.exception("the switchboard failed")
             self.failure = error
             if self._on_tunnel_lost is not None:
-                self._on_tunnel_lost(f"the switchboard failed: {error}")
+                self._on_tunnel_lost(f"the switchboard failed: {error}", True)
         finally:
-            self._drop_tunnels()
+            self._drop_tunnels("the kernel's endpoints are closed")
             self._bound.close()
             self._context.term()
 
@@ -163,15 +174,15 @@ class Switchboard:
         poller.register(self._wake, zmq.POLLIN)
         poller.register(sockets["hb"], zmq.POLLIN)
         poller.register(sockets["iopub"], zmq.POLLIN)
-        blocked = False
+        waiting = False
         for channel, tunnel in self._tunnels.items():
-            full = self._delivery[channel].blocked
-            blocked = blocked or full
-            if channel != "iopub" and tunnel.takes_more(MAX_HELD_MESSAGES):
+            delivery = self._delivery[channel]
+            waiting = waiting or delivery.waiting
+            if channel != "iopub" and tunnel.takes_more:
                 poller.register(sockets[channel], zmq.POLLIN)
-            if events := tunnel.events(reading=not full):
+            if events := tunnel.events(reading=not delivery.blocked):
                 poller.register(tunnel.fileno(), events)
-        ready: dict[Any, int] = dict(poller.poll(RETRY_MS if blocked else None))
+        ready: dict[Any, int] = dict(poller.poll(RETRY_MS if waiting else None))
         if self._wake in ready:
             os.eventfd_read(self._wake)
             while self._commands:
@@ -202,22 +213,23 @@ class Switchboard:
             attached.set_result(None)
 
     def _tunnel_lost(self, tunnel: Tunnel, error: Exception) -> None:
+        fatal = isinstance(error, RemoteProtocolError)
         reason = f"the {tunnel.channel} connection to the guest broke: {error}"
-        self._drop_tunnels()
+        self._drop_tunnels(reason)
         if self._on_tunnel_lost is not None:
-            self._on_tunnel_lost(reason)
+            self._on_tunnel_lost(reason, fatal)
 
-    def _drop_tunnels(self) -> None:
+    def _drop_tunnels(self, reason: str) -> None:
         for tunnel in self._tunnels.values():
             tunnel.drop()
         if self._attached is not None:
             attached, self._attached = self._attached, None
-            attached.set_exception(RemoteProtocolError("the connection to the guest broke during its greeting"))
+            attached.set_exception(RemoteProtocolError(f"the guest did not greet: {reason}"))
 
     def _from_clients(self, channel: str, source: zmq.Socket[Any]) -> None:
         tunnel = self._tunnels[channel]
         for _ in range(BURST):
-            if not tunnel.takes_more(MAX_HELD_MESSAGES):
+            if not tunnel.takes_more:
                 return
             try:
                 frames: Frames = [frame.buffer for frame in source.recv_multipart(zmq.NOBLOCK, copy=False)]
@@ -232,28 +244,50 @@ class Switchboard:
             except RemoteProtocolError as error:
                 log.warning("a client's message on %s was dropped: %s", channel, error)
                 continue
-            if channel != "stdin":
-                self._in_flight.sent(channel, frames[:at], header)
-            frames[at + 1] = b""
+            request = request_of(channel, frames[:at], header, frames[at + 2]) if channel != "stdin" else None
+            # In place of the client's signature comes the guest's, of this length.
+            frames[at + 1] = bytes(SIGNATURE_BYTES)
+            if problem := oversize(frames):
+                log.warning("a client's message on %s was refused: %s", channel, problem)
+                if request is not None:
+                    self._answer(request, "MessageTooLarge", problem)
+                continue
+            if request is not None:
+                self._in_flight.sent(request)
             tunnel.send(frames, at, self._guest)
 
     def _from_guest(self, channel: str, frames: Frames) -> None:
-        at = split(frames)
-        signed = frames[at + 2 : at + 6]
+        """Pass on a message of the guest's; what is none is dropped, as a client of a plain kernel would drop it."""
+        try:
+            at = split(frames)
+            signed = frames[at + 2 : at + 6]
+            if not self._takes(channel, signed):
+                return
+        except RemoteProtocolError as error:
+            self._malformed += 1
+            if self._malformed & (self._malformed - 1) == 0:
+                log.warning(
+                    "%d messages of the guest were dropped, the last on %s: %s", self._malformed, channel, error
+                )
+            return
+        frames[at + 1] = self._clients.sign(signed)
+        self._delivery[channel].send(frames)
+
+    def _takes(self, channel: str, signed: Frames) -> bool:
+        """Note what a message says of its request; whether clients should get it."""
         if channel == "iopub":
             # ZeroMQ keeps the kernel's own greeting of subscribers from our clients; they get theirs from here.
             kind = bytes(signed[0][:4096])
             if b'"iopub_welcome"' in kind:
-                return
+                return False
             if b'"status"' in kind and b'"idle"' in bytes(signed[3][:256]):
                 self._in_flight.idle(header_of(signed[1]))
         elif channel != "stdin":
             self._in_flight.replied(header_of(signed[1]))
-        frames[at + 1] = self._clients.sign(signed)
-        self._delivery[channel].send(frames)
+        return True
 
     def _subscriptions(self, iopub: zmq.Socket[Any]) -> None:
-        while True:
+        for _ in range(BURST):
             try:
                 request = iopub.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -261,10 +295,10 @@ class Switchboard:
             if request[:1] == b"\x01":
                 topic = request[1:]
                 content = {"subscription": topic.decode("utf-8", "replace")}
-                self._delivery["iopub"].send(self._composer.message("iopub_welcome", content, {}, [topic]))
+                self._delivery["iopub"].send(self._composer.message("iopub_welcome", content, identities=[topic]))
 
     def _detach(self, ename: str, reason: str | None) -> None:
-        self._drop_tunnels()
+        self._drop_tunnels(reason or "let go of")
         if reason is None:
             return
         for tunnel in self._tunnels.values():
@@ -272,14 +306,14 @@ class Switchboard:
         for request in self._in_flight.take_all():
             self._answer(request, ename, reason)
 
-    def _answer(self, request: Any, ename: str, reason: str) -> None:
-        error = {"ename": ename, "evalue": reason, "traceback": [f"{ename}: {reason}"]}
+    def _answer(self, request: Request, ename: str, reason: str) -> None:
+        """Answer a request in the kernel's place: with an error, and with the idle status that ends it."""
+        error: dict[str, Any] = {"ename": ename, "evalue": reason, "traceback": [f"{ename}: {reason}"]}
         compose, iopub = self._composer.message, self._delivery["iopub"]
-        if request.kind == "execute":
-            iopub.send(compose("error", error, request.header, [b"error"]))
         if not request.replied:
             content = {"status": "error", **error}
             if request.kind == "execute":
+                iopub.send(compose("error", error, request.header, [b"error"]))
                 content.update(execution_count=0, user_expressions={}, payload=[])
             elif request.kind == "shutdown":
                 content = {"status": "ok", "restart": False}

@@ -8,12 +8,14 @@ from typing import Any
 
 import zmq
 
-from ..errors import LocalProtocolError
 from .link import Link, MessageReceived
 from .signing import Signer
 
 #: How many reads of one socket before the others get their turn.
 BURST = 16
+#: What clients sent while no guest is there (it boots, or is away); more waits in the clients' own queues.
+MAX_HELD_MESSAGES = 1000
+MAX_HELD_BYTES = 16 << 20
 
 
 class Tunnel:
@@ -25,6 +27,7 @@ class Tunnel:
         self._socket: socket.socket | None = None
         self._signer = Signer(b"")
         self._held: deque[tuple[list[Any], int]] = deque()
+        self._held_bytes = 0
 
     @property
     def connected(self) -> bool:
@@ -46,12 +49,15 @@ class Tunnel:
             return 0
         return (zmq.POLLIN if reading else 0) | (zmq.POLLOUT if self._link.wants_to_send else 0)
 
-    def takes_more(self, most_held: int) -> bool:
+    @property
+    def takes_more(self) -> bool:
         """Whether a client's next message should be read now."""
-        return self._link.writable if self._socket is not None else len(self._held) < most_held
+        if self._socket is not None:
+            return self._link.writable
+        return len(self._held) < MAX_HELD_MESSAGES and self._held_bytes < MAX_HELD_BYTES
 
     def attach(self, sock: socket.socket, generation: int) -> None:
-        """Carry on over a new socket; what was held for the guest follows its greeting."""
+        """Carry on over a new socket; what was sent and not acknowledged follows the guest's greeting."""
         self.drop()
         sock.setblocking(False)
         self._socket = sock
@@ -61,27 +67,26 @@ class Tunnel:
         self._flush()
 
     def send(self, frames: list[Any], delimiter: int, signer: Signer) -> None:
-        """Sign a message for the guest and send it, or hold it until there is one."""
+        """Sign a message for the guest and send it, or hold it until there is one.
+
+        Raises :class:`~fc_kernel.errors.LocalProtocolError` when it is over the limits of the tunnel.
+        """
         if self._socket is None:
             self._held.append((frames, delimiter))
+            self._held_bytes += sum(map(len, frames))
             return
-        while self._held:
-            self._send(*self._held.popleft(), signer)
         self._send(frames, delimiter, signer)
         self._flush()
 
     def _send(self, frames: list[Any], at: int, signer: Signer) -> None:
         frames[at + 1] = signer.sign(frames[at + 2 : at + 6])
-        try:
-            self._link.send(frames)
-        except LocalProtocolError:
-            # Over the limits: dropped, as a kernel drops what it cannot read.
-            return
+        self._link.send(frames)
 
     def release(self, signer: Signer) -> None:
-        """Send what was held."""
+        """Send what was held; call it after every :meth:`attach`."""
         while self._held:
             self._send(*self._held.popleft(), signer)
+        self._held_bytes = 0
         self._flush()
 
     def ready(self, events: int) -> list[list[Any]]:
@@ -99,9 +104,8 @@ class Tunnel:
                     if messages:
                         break
                     raise ConnectionResetError("closed by the guest")
-                for event in self._link.buffer_updated(count):
-                    if isinstance(event, MessageReceived):
-                        messages.append(event.parts)
+                events_now = self._link.buffer_updated(count)
+                messages += [event.parts for event in events_now if isinstance(event, MessageReceived)]
                 if messages:
                     break
         self._flush()
@@ -129,4 +133,5 @@ class Tunnel:
     def forget(self) -> None:
         """Forget what was held or not acknowledged: its guest is dead."""
         self._held.clear()
+        self._held_bytes = 0
         self._link.new_generation(0)

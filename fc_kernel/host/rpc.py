@@ -13,7 +13,11 @@ from ..errors import AgentError, AgentUnreachable, RemoteProtocolError
 
 #: The agent's answers have some hundred bytes; the limit is the protocol's.
 MAX_LINE_BYTES = 1 << 20
-READ_BYTES = 1 << 16
+#: What is read and parsed before other kernels get their turn on the loop.
+READ_BYTES = 1 << 14
+#: Messages that no call waits for. The agent tells of its kernel's end, and nothing else; restarts by hand come nowhere near.
+MAX_UNAWAITED = 64
+PER_S = 10.0
 
 
 class RpcCodec:
@@ -36,6 +40,8 @@ class RpcCodec:
     def receive_data(self, data: bytes) -> list[dict[str, Any]]:
         """The objects in ``data``; raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         self._line += data
+        if b"\n" not in data and len(self._line) <= MAX_LINE_BYTES:
+            return []
         *lines, rest = self._line.split(b"\n")
         if len(rest) > MAX_LINE_BYTES or any(len(line) > MAX_LINE_BYTES for line in lines):
             raise RemoteProtocolError(f"the guest agent sent a line of more than {MAX_LINE_BYTES} bytes")
@@ -68,6 +74,8 @@ class AgentClient:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._on_notification = on_notification
         self._on_lost = on_lost
+        self._unawaited = 0
+        self._counted_since = 0.0
         self._write_lock = asyncio.Lock()
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="agent-control")
 
@@ -97,6 +105,8 @@ class AgentClient:
             while data := await loop.sock_recv(self._sock, READ_BYTES):
                 for message in self._codec.receive_data(data):
                     self._dispatch(message)
+                # Receiving does not yield while there is something to receive: a flood would have the loop for itself.
+                await asyncio.sleep(0)
         except (OSError, RemoteProtocolError) as error:
             reason = str(error)
         finally:
@@ -107,6 +117,7 @@ class AgentClient:
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "method" in message:
+            self._count_unawaited()
             params = message.get("params", {})
             if isinstance(message["method"], str) and isinstance(params, dict):
                 self._on_notification(message["method"], params)
@@ -114,6 +125,7 @@ class AgentClient:
         answer = self._waiting.get(message["id"]) if isinstance(message["id"], int) else None
         if answer is None or answer.done():
             if self._codec.asked(message["id"]):
+                self._count_unawaited()
                 return  # the answer to a call whose caller did not wait
             raise RemoteProtocolError(f"the guest agent answered a call that nobody made: {message['id']!r:.40}")
         error = message.get("error")
@@ -125,6 +137,14 @@ class AgentClient:
             answer.set_exception(AgentError(text, code=code if isinstance(code, int) else 0))
         else:
             raise RemoteProtocolError("the guest agent sent an error that is no object")
+
+    def _count_unawaited(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_since > PER_S:
+            self._unawaited, self._counted_since = 0, now
+        self._unawaited += 1
+        if self._unawaited > MAX_UNAWAITED:
+            raise RemoteProtocolError(f"the guest agent sent over {MAX_UNAWAITED} unasked messages in {PER_S:g} s")
 
     async def aclose(self) -> None:
         """End the reader and close the socket."""

@@ -263,8 +263,10 @@ class KernelSession:
             if machine is self._machine and self._phase is Phase.IDLE:
                 await self._drop_machine()
 
-    def _tunnel_lost(self, reason: str) -> None:
-        if self.running and not self._redialling:
+    def _tunnel_lost(self, reason: str, fatal: bool = False) -> None:
+        if fatal and self._machine is not None:
+            self._spawn(self._give_up(self._machine, reason), "give-up")
+        elif self.running and not self._redialling:
             self._redialling = True
             self._spawn(self._redial(reason), "redial")
 
@@ -299,6 +301,7 @@ class KernelSession:
         await asyncio.sleep(LAST_WORDS_S)
         if machine is self._machine and machine.vmm.pid is not None:
             log.warning("VM %s is ended: %s", machine.vmm.plan.vm_id, reason)
+            self._kernel_ended(-signal.SIGKILL, f"the microVM was ended: {reason}", linger_s=0.0)
             await machine.vmm.kill()
 
     async def signal(self, signum: int) -> None:

@@ -21,7 +21,10 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 class Wiring:
-    """The switchboard of one kernel, awaited. ``on_lost(reason)`` runs on the loop when the tunnels break."""
+    """The switchboard of one kernel, awaited.
+
+    ``on_lost(reason, fatal)`` runs on the loop when the tunnels break; after a fatal break dialling again is of no use.
+    """
 
     def __init__(
         self,
@@ -29,13 +32,13 @@ class Wiring:
         *,
         key: bytes,
         signature_scheme: str,
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[str, bool], None],
     ) -> None:
         loop = asyncio.get_running_loop()
 
-        def lost(reason: str) -> None:
+        def lost(reason: str, fatal: bool) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(on_lost, reason)
+                loop.call_soon_threadsafe(on_lost, reason, fatal)
 
         self._switchboard = Switchboard(endpoints, key=key, signature_scheme=signature_scheme, on_tunnel_lost=lost)
         #: Port of each channel, as clients see them.
