@@ -271,7 +271,7 @@ async def test_cancelled_in_the_middle_of_a_launch(monitor: str) -> None:
     while list_entries() and time.monotonic() < end:
         await asyncio.sleep(0.05)
     assert list_entries() == []
-    manager.cleanup_resources()
+    await manager.cleanup_resources()
 
 
 def test_the_reaper_spares_a_recycled_pid(monitor: str) -> None:

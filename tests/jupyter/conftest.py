@@ -49,6 +49,13 @@ def manager(monitor: str) -> Iterator[KernelManager]:
     manager.cleanup_resources()
 
 
+def another_client(manager: KernelManager) -> BlockingKernelClient:
+    """A client with a session of its own; those of ``manager.client()`` share one, and with it their sockets' identity."""
+    another = BlockingKernelClient()
+    another.load_connection_info(manager.get_connection_info())
+    return another
+
+
 @pytest.fixture
 def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
     """A client of the module's kernel."""
@@ -102,7 +109,3 @@ class Run:
     @property
     def value(self) -> str:
         return self.data[-1]["text/plain"]
-
-
-def host_environment() -> dict[str, str]:
-    return dict(os.environ)

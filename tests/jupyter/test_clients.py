@@ -65,7 +65,7 @@ async def test_async_client(monitor: str) -> None:
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
+        await manager.cleanup_resources()
     assert not await manager.is_alive()
 
 
