@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from .command import CommandGroup
 from .doctor import DoctorCommand
 from .execute import ExecuteCommand
@@ -25,7 +23,7 @@ class FcKernelApp(CommandGroup):
     fc-kernel execute notebook.ipynb          run a notebook in a microVM
     fc-kernel ps                              the microVMs that run now
     """
-    subcommands: ClassVar[dict[str, Any]] = {
+    subcommands = {
         "doctor": (DoctorCommand, "Tell what this host can do and why not."),
         "image": (ImageGroup, "Build, list, show and remove guest images."),
         "install": (InstallCommand, "Install the kernelspec, or a profile of it."),

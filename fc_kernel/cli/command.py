@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 from jupyter_core.application import JupyterApp, NoStart, base_aliases, base_flags
@@ -16,6 +18,8 @@ from ..errors import FcKernelError
 
 #: Exit status for a call whose words are off, as argparse has it.
 USAGE_STATUS = 2
+#: To which the shell's convention adds the number of the signal that ended the call.
+SIGNAL_STATUS = 128
 
 JSON_FLAG = {"json": ({"Command": {"json": True}}, "print one JSON document on standard output, for scripts")}
 
@@ -25,9 +29,9 @@ class Command(JupyterApp):
 
     name = "jupyter-fc-kernel"
     version = __version__
-    flags: ClassVar[dict[str, Any]] = dict(base_flags)
-    aliases: ClassVar[dict[str, Any]] = dict(base_aliases)
-    classes: ClassVar[list[type]] = [FcKernelConfig]
+    flags = dict(base_flags)
+    aliases = dict(base_aliases)
+    classes = [FcKernelConfig]
 
     json = Bool(False, help="print JSON").tag(config=True)
 
@@ -73,13 +77,16 @@ class Command(JupyterApp):
         least, most = self.words
         if len(self.extra_args) < least or (most is not None and len(self.extra_args) > most):
             self.usage_error(f"expected {self.words_shown or 'no further words'}, got {self.extra_args!r}")
+        # So that what a command has begun is undone when it is told to end, and not only when it is interrupted.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _end)
         try:
             status = self.run()
         except FcKernelError as error:
             self.fail(error)
         except KeyboardInterrupt:
             self.err.print("interrupted", style="red")
-            raise SystemExit(130) from None
+            raise SystemExit(SIGNAL_STATUS + signal.SIGINT) from None
         raise SystemExit(status or 0)
 
     def fail(self, error: FcKernelError) -> NoReturn:
@@ -101,6 +108,10 @@ class Command(JupyterApp):
 
     #: The word by which the command is called; set by its class.
     command_word: ClassVar[str] = ""
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(SIGNAL_STATUS + number)
 
 
 class CommandGroup(JupyterApp):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from jupyter_core.application import base_flags
 from traitlets import Bool
 
@@ -18,7 +16,7 @@ class DoctorCommand(Command):
 
     description = __doc__
     command_word = "doctor"
-    flags: ClassVar[dict[str, Any]] = {
+    flags = {
         **base_flags,
         **JSON_FLAG,
         "no-image": ({"DoctorCommand": {"image_needed": False}}, "do not count a missing image as a failure"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import nbformat
 from jupyter_core.application import base_aliases, base_flags
@@ -27,13 +27,13 @@ class ExecuteCommand(Command):
     command_word = "execute"
     words = (1, 1)
     words_shown = "one notebook"
-    aliases: ClassVar[dict[str, Any]] = {
+    aliases = {
         **base_aliases,
         "output": "ExecuteCommand.output",
         "timeout": "ExecuteCommand.timeout_s",
         "kernel": "ExecuteCommand.kernel_name",
     }
-    flags: ClassVar[dict[str, Any]] = {
+    flags = {
         **base_flags,
         "inplace": ({"ExecuteCommand": {"inplace": True}}, "overwrite the notebook with the executed one"),
         "allow-errors": ({"ExecuteCommand": {"allow_errors": True}}, "go on after a cell that raised"),

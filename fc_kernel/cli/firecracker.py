@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from jupyter_core.application import base_aliases, base_flags
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from traitlets import Unicode
@@ -23,13 +21,13 @@ class FirecrackerInstallCommand(Command):
     fc-kernel firecracker install --from ./firecracker-v1.16.1-x86_64.tgz --sha256 <digest>
     """
     command_word = "install"
-    aliases: ClassVar[dict[str, Any]] = {
+    aliases = {
         **base_aliases,
         "version": "FirecrackerInstallCommand.release",
         "from": "FirecrackerInstallCommand.source",
         "sha256": "FirecrackerInstallCommand.sha256",
     }
-    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+    flags = {**base_flags, **JSON_FLAG}
 
     release = Unicode(RECOMMENDED_VERSION, help="the release to install").tag(config=True)
     source = Unicode("", help="a file or URL to take the archive from").tag(config=True)
@@ -60,6 +58,6 @@ class FirecrackerGroup(CommandGroup):
 
     description = __doc__
     command_word = "firecracker"
-    subcommands: ClassVar[dict[str, Any]] = {
+    subcommands = {
         "install": (FirecrackerInstallCommand, "Install a verified release."),
     }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
 
 from jupyter_core.application import base_aliases, base_flags
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from traitlets import Bool, List, Unicode
 
-from ..images.build import BuildRequest, build_image
+from ..errors import ImageCorrupt, ImageNotFound
+from ..images.build import BuildRequest, build_image, recipe
 from ..images.store import Image, ImageStore
 from .command import JSON_FLAG, Command, CommandGroup
 
@@ -30,14 +30,14 @@ class ImageBuildCommand(Command):
     fc-kernel image build --name mine --from rootfs.tar
     """
     command_word = "build"
-    aliases: ClassVar[dict[str, Any]] = {
+    aliases = {
         **base_aliases,
         "name": "ImageBuildCommand.image_name",
         "requirements": "ImageBuildCommand.requirements",
         "package": "ImageBuildCommand.packages",
         "from": "ImageBuildCommand.source",
     }
-    flags: ClassVar[dict[str, Any]] = {
+    flags = {
         **base_flags,
         **JSON_FLAG,
         "replace": ({"ImageBuildCommand": {"replace": True}}, "replace an image of the same name"),
@@ -69,23 +69,30 @@ class ImageBuildCommand(Command):
             replace=self.replace or self.if_missing,
         )
         request.check()
-        if self.if_missing and (image := store.find_current(request.name, request.recipe())) is not None:
+        if self.if_missing and (image := store.find_current(request.name, recipe(request))) is not None:
             self._report(image, built=False)
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.err) as progress:
-            task = progress.add_task(f"image {self.image_name}", total=None)
+        image = self._build(request, store)
+        self._report(image, built=True)
 
-            def report(step: str, done: float | None = None) -> None:
-                if self.err.is_terminal:
-                    progress.update(
-                        task, description=step, completed=done or 0, total=1.0 if done is not None else None
-                    )
-                else:
+    def _build(self, request: BuildRequest, store: ImageStore) -> Image:
+        if not self.err.is_terminal:
+            said: list[str] = []
+
+            def say(step: str, detail: str = "") -> None:
+                if step not in said:
+                    said.append(step)
                     self.err.print(step, markup=False)
 
-            image = build_image(request, store, progress=report)
-        self._report(image, built=True)
+            return build_image(request, store, progress=say)
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task(f"image {self.image_name}", total=None)
+
+            def show(step: str, detail: str = "") -> None:
+                progress.update(task, description=f"{step}: {detail}" if detail else step)
+
+            return build_image(request, store, progress=show)
 
     def _report(self, image: Image, *, built: bool) -> None:
         if self.json:
@@ -100,13 +107,15 @@ class ImageListCommand(Command):
 
     description = __doc__
     command_word = "list"
-    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+    flags = {**base_flags, **JSON_FLAG}
 
     def run(self) -> None:
         """Print the table."""
-        images = ImageStore().list()
+        images = list(ImageStore().images())
         if self.json:
-            self.print_json([image.to_dict() for image in images])
+            self.print_json(
+                [{"error": str(image)} if isinstance(image, ImageCorrupt) else image.to_dict() for image in images]
+            )
             return
         if not images:
             self.out.print("no image; build one with: fc-kernel image build")
@@ -114,10 +123,17 @@ class ImageListCommand(Command):
         table = Table(box=None, pad_edge=False)
         for heading in ("NAME", "CREATED", "KERNEL", "SIZE"):
             table.add_column(heading)
+        damaged = []
         for image in images:
+            if isinstance(image, ImageCorrupt):
+                damaged.append(image)
+                continue
             size = sum(part.size_bytes for part in image.manifest.parts) / MIB
             table.add_row(image.name, image.manifest.created, image.manifest.kernel_release, f"{size:.0f} MiB")
-        self.out.print(table)
+        if table.row_count:
+            self.out.print(table)
+        for error in damaged:
+            self.err.print(str(error), style="red", markup=False)
 
 
 class ImageShowCommand(Command):
@@ -125,6 +141,8 @@ class ImageShowCommand(Command):
 
     description = __doc__
     command_word = "show"
+    # The output is JSON anyway; the flag makes an error JSON too.
+    flags = {**base_flags, **JSON_FLAG}
     words = (0, 1)
     words_shown = "at most one image name"
 
@@ -141,15 +159,23 @@ class ImageRemoveCommand(Command):
 
     description = __doc__
     command_word = "rm"
+    flags = {**base_flags, **JSON_FLAG}
     words = (1, None)
     words_shown = "one or more image names"
 
     def run(self) -> None:
-        """Remove each."""
+        """Remove each, or none when one is not there."""
         store = ImageStore()
-        for name in self.extra_args:
+        names = list(dict.fromkeys(self.extra_args))
+        for name in names:
+            if not store.has(name):
+                raise ImageNotFound(f"there is no image {name!r}; nothing was removed")
+        for name in names:
             store.remove(name)
-            self.out.print(f"removed {name}", markup=False)
+            if not self.json:
+                self.out.print(f"removed {name}", markup=False)
+        if self.json:
+            self.print_json({"removed": names})
 
 
 class ImageGroup(CommandGroup):
@@ -157,7 +183,7 @@ class ImageGroup(CommandGroup):
 
     description = __doc__
     command_word = "image"
-    subcommands: ClassVar[dict[str, Any]] = {
+    subcommands = {
         "build": (ImageBuildCommand, "Build an image."),
         "list": (ImageListCommand, "List the images."),
         "show": (ImageShowCommand, "Show and verify one image."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
 
 from jupyter_core.application import base_aliases, base_flags
 from traitlets import Bool, Integer, List, Unicode
@@ -21,7 +20,7 @@ class InstallCommand(Command):
     jupyter fc-kernel install --user --name fc-big --vcpus 4 --mem 8192 --display-name "Python (4 vCPU, 8 GiB)"
     """
     command_word = "install"
-    aliases: ClassVar[dict[str, Any]] = {
+    aliases = {
         **base_aliases,
         "name": "InstallCommand.kernel_name",
         "display-name": "InstallCommand.display_name",
@@ -32,7 +31,7 @@ class InstallCommand(Command):
         "network": "InstallCommand.network",
         "env": "InstallCommand.env",
     }
-    flags: ClassVar[dict[str, Any]] = {
+    flags = {
         **base_flags,
         "user": ({"InstallCommand": {"user": True}}, "install for this user only"),
         "sys-prefix": ({"InstallCommand": {"prefix": sys.prefix}}, "install into this Python environment"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
 
 from jupyter_core.application import base_flags
 from rich.table import Table
@@ -18,7 +17,7 @@ class PsCommand(Command):
 
     description = __doc__
     command_word = "ps"
-    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+    flags = {**base_flags, **JSON_FLAG}
 
     def run(self) -> None:
         """Print the table."""
@@ -51,7 +50,7 @@ class GcCommand(Command):
 
     description = __doc__
     command_word = "gc"
-    flags: ClassVar[dict[str, Any]] = {**base_flags, **JSON_FLAG}
+    flags = {**base_flags, **JSON_FLAG}
 
     def run(self) -> None:
         """Reap and report."""

@@ -162,7 +162,7 @@ def _with_image(resolved: Resolved) -> tuple[VmSpec, Path | None]:
 
     store = ImageStore()
     image = store.get(resolved.image)
-    store.verify(image)
+    store.verify(image, unless_unchanged=True)
     given = resolved.spec
     spec = given.model_copy(
         update={
@@ -219,7 +219,7 @@ async def _greet(agent: AgentClient) -> GuestFacts:
             vcpu_count=int(said["vcpu_count"]),
             mem_total_mib=int(said["mem_total_mib"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AgentUnreachable(f"the guest agent's greeting is malformed: {error!r}") from error
     if protocol != PROTOCOL_VERSION:
         raise AgentUnreachable(f"the guest agent speaks protocol {protocol}; this host speaks {PROTOCOL_VERSION}")

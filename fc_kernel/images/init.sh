@@ -35,6 +35,9 @@ $b mkdir /rw/upper /rw/work
 $b mount -t overlay -o lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work root /newroot || fail "cannot make the overlay"
 $b cp -r /fc /run/fc
 for mount in dev proc sys run; do
+  $b mkdir -p "/newroot/$mount"
   $b mount --move /$mount /newroot/$mount
 done
+[ -d /newroot/tmp ] || $b mkdir -m 1777 /newroot/tmp
+[ -L "/newroot$python" ] || [ -x "/newroot$python" ] || fail "no $python in the root file system"
 exec $b switch_root /newroot "$python" -S -B /run/fc/main.py

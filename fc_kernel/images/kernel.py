@@ -18,7 +18,8 @@ ELF = b"\x7fELF"
 LZ4_LEGACY = b"\x02\x21\x4c\x18"
 LZ4_BLOCK_BYTES = 8 << 20
 #: ``Documentation/arch/x86/boot.rst``: the fields of the boot protocol's header, version 2.08 and later.
-SETUP_SECTS, MAGIC, PAYLOAD_OFFSET, PAYLOAD_LENGTH = 0x1F1, 0x202, 0x248, 0x24C
+SETUP_SECTS, MAGIC, PAYLOAD_OFFSET = 0x1F1, 0x202, 0x248
+SIZE_BYTES = 4
 
 
 def uncompressed(bzimage: bytes) -> bytes:
@@ -31,19 +32,21 @@ def uncompressed(bzimage: bytes) -> bytes:
     if bzimage[MAGIC : MAGIC + 4] != b"HdrS":
         raise ImageBuildError("the kernel is neither an ELF file nor a bzImage")
     setup = (bzimage[SETUP_SECTS] or 4) + 1
-    offset, length = struct.unpack_from("<II", bzimage, PAYLOAD_OFFSET)
-    payload = bzimage[setup * 512 + offset :][:length]
     try:
+        offset, length = struct.unpack_from("<II", bzimage, PAYLOAD_OFFSET)
+        payload = bzimage[setup * 512 + offset :][:length]
         kernel = _decompress(payload)
-    except (lzma.LZMAError, zlib.error, OSError, subprocess.CalledProcessError) as error:
+    except (struct.error, lzma.LZMAError, zlib.error, lz4.block.LZ4BlockError, subprocess.CalledProcessError) as error:
         raise ImageBuildError(f"cannot decompress the kernel: {error}") from error
+    # Behind the compressed data the kernel's build appends the size of what was compressed; gzip itself does.
+    if len(kernel) != int.from_bytes(payload[-SIZE_BYTES:], "little"):
+        raise ImageBuildError(f"the kernel is damaged: it unpacks to {len(kernel)} bytes, which is not what it says")
     if kernel[:4] != ELF:
         raise ImageBuildError("the kernel's payload is no ELF file")
     return kernel
 
 
 def _decompress(payload: bytes) -> bytes:
-    # Behind the compressed data the kernel's build appends its size, which the decompressors leave unused.
     if payload.startswith(b"\xfd7zXZ"):
         return lzma.LZMADecompressor().decompress(payload)
     if payload.startswith(b"\x1f\x8b"):
@@ -52,9 +55,9 @@ def _decompress(payload: bytes) -> bytes:
         zstd = shutil.which("zstd")
         if zstd is None:
             raise ImageBuildError("zstd is needed to unpack the kernel: apt-get install zstd")
-        return subprocess.run([zstd, "-d", "-c"], input=payload[:-4], stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.run([zstd, "-d", "-c"], input=payload[:-SIZE_BYTES], capture_output=True, check=True).stdout
     if payload.startswith(LZ4_LEGACY):
-        return _lz4_legacy(payload[:-4])
+        return _lz4_legacy(payload[:-SIZE_BYTES])
     raise ImageBuildError(f"the kernel is compressed in an unknown way: {payload[:6].hex()}")
 
 
@@ -78,9 +81,6 @@ def _lz4_legacy(payload: bytes) -> bytes:
         block = payload[at + 4 : at + 4 + size]
         if not size or len(block) < size:
             break
-        try:
-            kernel += lz4.block.decompress(block, uncompressed_size=LZ4_BLOCK_BYTES)
-        except lz4.block.LZ4BlockError as error:
-            raise ImageBuildError(f"cannot decompress the kernel: {error}") from error
+        kernel += lz4.block.decompress(block, uncompressed_size=LZ4_BLOCK_BYTES)
         at += 4 + size
     return bytes(kernel)

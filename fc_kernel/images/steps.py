@@ -1,19 +1,43 @@
-"""Running the programs that build an image."""
+"""Running the programs that build an image, so that none of them outlives us and nothing of theirs stays."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ImageBuildError
 
 #: Which Debian package brings a program.
-PACKAGES = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils", "dpkg-deb": "dpkg", "depmod": "kmod", "tar": "tar"}
+PACKAGES = {
+    "mmdebstrap": "mmdebstrap",
+    "mkfs.erofs": "erofs-utils",
+    "dpkg-deb": "dpkg",
+    "depmod": "kmod",
+    "tar": "tar",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+}
+#: How much of a failed program's output goes into the error.
 LAST_LINES = 6
+LAST_LINE_CHARS = 300
+#: Making namespaces takes milliseconds, where it is allowed at all.
+NAMESPACES_TIMEOUT_S = 20.0
+#: A killed program's children end with it; the kernel may take a moment for that.
+REMOVAL_TIMEOUT_S = 10.0
+#: Programs must not see the caller's umask: it would be in the image.
+UMASK = 0o022
+
+#: Given a line of output, what of it tells how far the program is; ``None`` for a line that may matter for an error.
+Detail = Callable[[str], str | None]
 
 
 class CommandFailed(Exception):
@@ -27,53 +51,98 @@ class CommandFailed(Exception):
 
 def require_programs(*names: str) -> None:
     """Raise :class:`~fc_kernel.errors.ImageBuildError` that names the packages of the programs that are missing."""
-    missing = [PACKAGES[name] for name in names if which(name) is None]
+    missing = sorted({PACKAGES[name] for name in names if which(name) is None})
     if missing:
         raise ImageBuildError(f"needs programs that are not installed: apt-get install {' '.join(missing)}")
 
 
 def which(name: str) -> str | None:
     """As :func:`shutil.which`, also where only root's PATH leads."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    return shutil.which(name, path=_path())
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def root_namespaces() -> list[str]:
+    """Words in front of a command that has to be root over the files that it makes, in namespaces of its own.
+
+    Its mounts are seen by nobody else, and with its first process all others die. A user other than root is root there
+    with the ids of ``/etc/subuid``; raises :class:`~fc_kernel.errors.ImageBuildError` where that is not possible. Root
+    without the right to make namespaces (in a container, say) does without.
+    """
+    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    if os.geteuid() != 0:
+        words += ["--user", "--map-root-user", "--map-auto"]
+    words.append("--")
+    try:
+        subprocess.run([*words, "true"], check=True, capture_output=True, text=True, timeout=NAMESPACES_TIMEOUT_S)
+    except subprocess.SubprocessError as error:
+        if os.geteuid() == 0:
+            return []
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        raise ImageBuildError(
+            f"building an image without root needs user namespaces, newuidmap (apt-get install uidmap) and ranges for "
+            f"{name} in /etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "
+            f"{name}): {said}"
+        ) from None
+    return words
 
 
 class Runner:
     """Runs programs with their output kept for the error message, and removes what they made."""
 
-    def __init__(self, staging: Path, epoch: str) -> None:
-        self._env = {**os.environ, "SOURCE_DATE_EPOCH": epoch, "TMPDIR": str(staging), "LC_ALL": "C.UTF-8"}
-        self._env["PATH"] = f"{self._env.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    def __init__(self, as_root: list[str], epoch: str) -> None:
+        self._env = {**os.environ, "SOURCE_DATE_EPOCH": epoch, "LC_ALL": "C.UTF-8", "PATH": _path()}
         #: In front of a command that has to look like root to the files that it makes.
-        self.as_root = [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto", "--"]
+        self.as_root = as_root
         #: The pip of this environment, which knows the host's indexes and proxies.
         self.pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 
-    def run(self, step: str, command: list[str]) -> None:
-        """Run to the end; raises :class:`CommandFailed`."""
+    def keep_temporaries_in(self, directory: Path) -> None:
+        """Programs make their temporary files there from now on."""
+        self._env["TMPDIR"] = str(directory)
+
+    def run(self, step: str, command: list[str], *, progress: Callable[[str], None], detail: Detail) -> None:
+        """Run to the end; raises :class:`CommandFailed`. Ended in any other way, it leaves no process."""
         lines: deque[str] = deque(maxlen=LAST_LINES)
         with subprocess.Popen(
-            command,
+            # Should we be killed, the kernel kills the program, and with its namespaces all that it started.
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            umask=UMASK,
+            start_new_session=True,
         ) as process:
             try:
                 assert process.stdout is not None  # noqa: S101 - a pipe was asked for
                 for line in process.stdout:
-                    if line.strip():
-                        lines.append(line.strip()[:300])
+                    if text := line.strip()[:LAST_LINE_CHARS]:
+                        if (done := detail(text)) is not None:
+                            progress(done)
+                        else:
+                            lines.append(text)
                 status = process.wait()
             except BaseException:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 raise
         if status != 0:
             raise CommandFailed(step, status, list(lines))
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory, also what belongs to other users of our namespace."""
-        if self.as_root and path.exists():
-            subprocess.run([*self.as_root, "rm", "-rf", str(path)], check=False, capture_output=True)
-        shutil.rmtree(path, ignore_errors=True)
+        end = time.monotonic() + REMOVAL_TIMEOUT_S
+        while os.path.lexists(path):
+            # Never into a mount, whatever a program left there.
+            command = [*self.as_root, "rm", "-rf", "--one-file-system", "--", str(path)]
+            subprocess.run(command, check=False, capture_output=True)
+            if time.monotonic() > end:
+                break
+            time.sleep(0 if not os.path.lexists(path) else 0.1)

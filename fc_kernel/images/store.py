@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import re
+import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import ImageCorrupt, ImageError, ImageNotFound, SpecError
-from ..paths import data_dir
+from ..errors import ImageBuildError, ImageCorrupt, ImageError, ImageNotFound, SpecError
+from ..paths import cache_dir, data_dir
 from ..spec import NAME_PATTERN
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ImageManifest, sha256_of
+from .staging import REMOVED_PREFIX
+from .verified import VerifiedFiles
 
 ROLES = ("kernel", "initrd", "rootfs")
 
@@ -55,8 +63,6 @@ class Image:
 
 def check_name(name: str) -> str:
     """The name, if it is one; raises :class:`~fc_kernel.errors.SpecError`."""
-    import re
-
     if not re.fullmatch(NAME_PATTERN, name) or name.endswith("\n"):
         raise SpecError("image", name, "1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit")
     return name
@@ -68,22 +74,33 @@ class ImageStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or data_dir() / "images"
 
-    def list(self) -> list[Image]:
-        """All images whose manifest can be read, by name."""
-        images = []
-        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if not path.name.startswith("."):
-                try:
-                    images.append(self.get(path.name))
-                except ImageError:
-                    continue
-        return images
+    def has(self, name: str) -> bool:
+        """Whether there is something of that name, sound or not."""
+        return os.path.lexists(self.root / check_name(name))
+
+    def names(self) -> list[str]:
+        """Names of all images, sound or not."""
+        found = self.root.iterdir() if self.root.is_dir() else ()
+        return sorted(path.name for path in found if re.fullmatch(NAME_PATTERN, path.name))
+
+    def images(self) -> Iterator[Image | ImageCorrupt]:
+        """All images by name; for one whose manifest cannot be used, the error."""
+        for name in self.names():
+            try:
+                yield self.get(name)
+            except ImageCorrupt as error:
+                yield error
+            except ImageNotFound:
+                # Removed just now.
+                continue
 
     def get(self, name: str) -> Image:
         """The image; raises :class:`~fc_kernel.errors.ImageNotFound` or :class:`~fc_kernel.errors.ImageCorrupt`."""
         path = self.root / check_name(name)
         manifest_path = path / MANIFEST_NAME
         try:
+            if path.is_symlink():
+                raise ImageCorrupt(f"image {name!r}: {path} is a link; nothing outside {self.root} is used")
             with manifest_path.open("rb") as file:
                 text = file.read(MAX_MANIFEST_BYTES)
         except FileNotFoundError:
@@ -100,15 +117,19 @@ class ImageStore:
             raise ImageCorrupt(f"image {name!r}: {manifest_path} is damaged ({first}); build the image again") from None
         return Image(name, path, manifest)
 
-    def verify(self, image: Image) -> None:
-        """Hash every file; raises :class:`~fc_kernel.errors.ImageCorrupt` that names the file and both digests."""
+    def verify(self, image: Image, *, unless_unchanged: bool = False) -> None:
+        """Hash every file; raises :class:`~fc_kernel.errors.ImageCorrupt` that names the file and both digests.
+
+        With ``unless_unchanged`` a file that was hashed within a day and has not changed since is not read again.
+        """
+        hash_of = VerifiedFiles(cache_dir()).sha256_of if unless_unchanged else sha256_of
         for part in image.manifest.parts:
             path = image.path / part.file
             again = f"build it again with: fc-kernel image build --name {image.name} --replace"
             try:
                 if path.is_symlink() or not path.is_file():
                     raise ImageCorrupt(f"image {image.name!r}: {path} is missing; {again}")
-                found = sha256_of(path)
+                found = hash_of(path)
             except OSError as error:
                 raise ImageCorrupt(f"image {image.name!r}: cannot read {path}: {error.strerror}; {again}") from error
             if found != part.sha256:
@@ -125,13 +146,61 @@ class ImageStore:
             return None
         return image if image.manifest.recipe == recipe else None
 
+    def publish(self, name: str, staged: Path, *, replace: bool) -> Image:
+        """Give a finished image its name; raises :class:`~fc_kernel.errors.ImageBuildError` if the name is taken.
+
+        With ``replace`` an image of that name goes; a VM that runs from it keeps its files, which stay open.
+        """
+        target = self.root / check_name(name)
+        with self._locked():
+            old = None
+            if os.path.lexists(target):
+                if not replace:
+                    raise ImageBuildError(
+                        f"the image {name!r} was built by someone else meanwhile; it is left as it is"
+                    )
+                old = self._put_aside(target)
+            try:
+                staged.rename(target)
+            except OSError:
+                if old is not None:
+                    old.rename(target)
+                raise
+        if old is not None:
+            _remove(old)
+        return self.get(name)
+
     def remove(self, name: str) -> None:
-        """Remove an image; raises :class:`~fc_kernel.errors.ImageNotFound`."""
+        """Remove an image; raises :class:`~fc_kernel.errors.ImageNotFound`. A VM that runs from it goes on."""
         path = self.root / check_name(name)
-        if not path.is_dir():
-            raise ImageNotFound(f"there is no image {name!r}")
-        # First out of sight, so that half an image is never seen.
-        doomed = self.root / f".removed-{name}"
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        try:
+            with self._locked():
+                aside = self._put_aside(path)
+        except FileNotFoundError:
+            raise ImageNotFound(f"there is no image {name!r}") from None
+        except OSError as error:
+            raise ImageError(f"cannot remove the image {name!r}: {error}") from error
+        _remove(aside)
+
+    def _put_aside(self, path: Path) -> Path:
+        # First out of sight, so that half an image is never seen; a removal that is killed is completed by the next build.
+        aside = self.root / f"{REMOVED_PREFIX}{path.name}-{secrets.token_hex(4)}"
+        path.rename(aside)
+        return aside
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One at a time gives and takes names."""
+        lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
