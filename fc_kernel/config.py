@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from jupyter_core.paths import jupyter_config_path
@@ -11,8 +12,8 @@ from traitlets.config import Config, Configurable
 from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
 from .errors import ConfigError, SpecError
-from .resolve import Limits, Source
-from .spec import NetworkInterface, parse
+from .resolve import NO_NETWORK, Limits, Source
+from .spec import NAME_PATTERN, parse_spec
 from .tier import Tier
 
 CONFIG_NAME = "jupyter_fc_kernel_config"
@@ -81,9 +82,11 @@ class FcKernelConfig(Configurable):
         """The limits; raises :class:`~fc_kernel.errors.ConfigError` for a malformed network profile."""
         networks = {}
         for name, interfaces in self.networks.items():
+            if not isinstance(name, str) or name == NO_NETWORK or not re.fullmatch(NAME_PATTERN, name):
+                raise ConfigError(f"FcKernelConfig.networks: {name!r} cannot be the name of a network")
             try:
-                networks[name] = tuple(parse(NetworkInterface, interface) for interface in interfaces)
-            except (SpecError, TypeError) as error:
+                networks[name] = parse_spec({"network_interfaces": interfaces}).network_interfaces
+            except SpecError as error:
                 raise ConfigError(f"FcKernelConfig.networks[{name!r}]: {error}") from error
         return Limits(
             max_vcpu_count=self.max_vcpu_count,
@@ -112,10 +115,18 @@ def load_config(config: Config) -> FcKernelConfig:
 
     ``jupyter execute`` and papermill have no configuration of their own; then the section is read from
     ``jupyter_fc_kernel_config.py`` or ``.json`` on Jupyter's configuration path. Raises
-    :class:`~fc_kernel.errors.ConfigError` when such a file cannot be read.
+    :class:`~fc_kernel.errors.ConfigError` when such a file cannot be read, and for a value or name that is none: a limit
+    with a slip in its name would be no limit.
     """
     if "FcKernelConfig" not in config:
         config = _files()
+    known = FcKernelConfig.class_trait_names(config=True)
+    section = config.get("FcKernelConfig", {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"FcKernelConfig is {section!r:.40}; allowed: an object of names and values")
+    unknown = [name for name in section if name not in known]
+    if unknown:
+        raise ConfigError(f"FcKernelConfig.{unknown[0]} is no setting; there are: {', '.join(sorted(known))}")
     try:
         return FcKernelConfig(config=config)
     except Exception as error:

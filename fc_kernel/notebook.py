@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SpecError
+from .files import read_regular
 from .resolve import Source
 
 log = logging.getLogger(__name__)
@@ -81,9 +82,7 @@ async def _from_contents(contents_manager: Any, api_path: str) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        if not path.is_file() or path.stat().st_size > MAX_NOTEBOOK_BYTES:
-            return None
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path, MAX_NOTEBOOK_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         log.debug("no notebook at %s: %s", path, error)
         return None

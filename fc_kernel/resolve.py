@@ -82,7 +82,7 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
         least = max((least, settings.least_tier() or least), key=lambda tier: tier.rank)
     settings = KernelSettings(**merged)
     _check_limits(settings, said_by, limits)
-    if settings.monitor == "fake" and least is Tier.EMULATED:
+    if settings.monitor == "fake" and least is Tier.EMULATED and "minimum_tier" not in said_by:
         # Only a trusted source can have chosen the fake, and choosing it says that no isolation is wanted.
         least = Tier.NONE
     network = settings.network or NO_NETWORK

@@ -17,10 +17,17 @@ GUEST_NAMES = frozenset({"JPY_SESSION_NAME", "TZ"})
 GUEST_PREFIX = "FC_GUEST_"
 #: Whatever a kernelspec says, these are the server's own and stay there.
 NEVER = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+#: A secret is at least so long; a shorter text is in many values by chance.
+LEAST_SECRET_LENGTH = 8
 
 
 def guest_environment(environ: Mapping[str, str], kernelspec_env: Mapping[str, str]) -> dict[str, str]:
-    """The part of ``environ`` that the guest may see: an allow-list, and what the kernelspec sets by name."""
+    """The part of ``environ`` that the guest may see: an allow-list, and what the kernelspec sets by name.
+
+    A kernelspec's values may name other variables (``${JUPYTERHUB_API_TOKEN}``), so a value that holds a secret stays here,
+    too, whatever the variable is called.
+    """
+    secrets = {value for name, value in environ.items() if _is_secret(name) and len(value) >= LEAST_SECRET_LENGTH}
     shown = {
         name: value
         for name, value in environ.items()
@@ -29,8 +36,14 @@ def guest_environment(environ: Mapping[str, str], kernelspec_env: Mapping[str, s
     return {
         name: value
         for name, value in shown.items()
-        if not (name.startswith(("JUPYTER", "JPY_API")) or any(word in name.upper() for word in NEVER))
+        if not (
+            name.startswith(("JUPYTER", "JPY_API")) or _is_secret(name) or any(secret in value for secret in secrets)
+        )
     }
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.upper() for word in NEVER)
 
 
 async def resolve_settings(
