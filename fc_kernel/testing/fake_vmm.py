@@ -17,7 +17,7 @@ from typing import ClassVar
 import psutil
 
 from .. import guest
-from ..errors import LaunchError, StateError, UnsupportedByMonitor
+from ..errors import LaunchError, MonitorExited, StateError, UnsupportedByMonitor
 from ..tier import Tier
 from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
 from ..vmm.console import ConsoleRing
@@ -26,6 +26,7 @@ from ..vmm.process import MonitorProcess, ResourceLimits
 #: Files of a host process are its own business; the limit only has to be one.
 MAX_FILE_BYTES = 1 << 40
 LOOK_EVERY_S = 0.005
+STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 MAIN = Path(guest.__file__).parent / "main.py"
 
 
@@ -49,7 +50,7 @@ class FakeVmm(Vmm):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """It can stand still."""
-        return frozenset({Capability.PAUSE})
+        return frozenset({Capability.PAUSE, Capability.PAUSE_KEEPS_CONNECTIONS})
 
     @property
     def state(self) -> VmmState:
@@ -76,12 +77,13 @@ class FakeVmm(Vmm):
 
     async def start(self) -> None:
         """Start the agent and wait for its socket."""
-        if self._state is not VmmState.CREATED:
-            raise StateError(f"start in state {self.state}")
+        self._only_in(VmmState.CREATED, "start")
+        self._refuse_devices()
         self._state = VmmState.STARTING
         argv = [sys.executable, "-B", str(MAIN), "--transport", "hybrid", "--uds", str(self.uds_path)]
         argv += ["--run-dir", str(self.plan.run_dir / "g"), *(["--service", self._service] if self._service else [])]
         async with contextlib.AsyncExitStack() as on_failure:
+            on_failure.push_async_callback(self.aclose)
             self._process = MonitorProcess.spawn(
                 argv,
                 cwd=self.plan.run_dir,
@@ -93,14 +95,15 @@ class FakeVmm(Vmm):
                     "LANG": "C.UTF-8",
                 },
             )
-            on_failure.push_async_callback(self.aclose)
             try:
                 async with asyncio.timeout(self.plan.start_timeout_s):
-                    await self._process.guard("the agent ended", asyncio.ensure_future(self._listening()))
+                    await self._process.guard("the agent", asyncio.ensure_future(self._listening()))
             except TimeoutError:
                 raise LaunchError(
                     f"the agent did not listen within {self.plan.start_timeout_s:g} s", console=self._console.tail()
                 ) from None
+            except MonitorExited as error:
+                raise LaunchError(f"the agent could not start: {error}", console=self._console.tail()) from error
             self._process.record(self.plan.run_dir, vm_id=self.plan.vm_id, monitor=self.name, labels=self.plan.labels)
             self._state = VmmState.RUNNING
             on_failure.pop_all()
@@ -119,11 +122,16 @@ class FakeVmm(Vmm):
 
     async def pause(self) -> None:
         """Stop the agent and all that it started."""
-        self._signal_all(self._running(), signal.SIGSTOP)
+        self._only_in(VmmState.RUNNING, "pause")
+        process = self._running()
+        self._signal_all(process, signal.SIGSTOP)
+        while process.exited is None and not _stands_still(process.pid):
+            await asyncio.sleep(LOOK_EVERY_S)
         self._state = VmmState.PAUSED
 
     async def resume(self) -> None:
         """Let them go on."""
+        self._only_in(VmmState.PAUSED, "resume")
         self._signal_all(self._running(), signal.SIGCONT)
         self._state = VmmState.RUNNING
 
@@ -150,6 +158,23 @@ class FakeVmm(Vmm):
             self._signal_all(self._process, signal.SIGKILL)
             await self._process.aclose()
 
+    def _refuse_devices(self) -> None:
+        """Host processes have no devices; a kernel, memory and vCPUs they do not need, so those are ignored."""
+        spec = self.plan.spec
+        asked = {
+            "a drive": spec.extra_drives or spec.rootfs_rate_limit,
+            "a network interface": spec.network_interfaces,
+            "a vsock device": spec.vsock,
+            "restore_from": spec.restore_from,
+        }
+        for what, value in asked.items():
+            if value:
+                raise UnsupportedByMonitor(what, needs="a monitor of real VMs", found="FakeVmm")
+
+    def _only_in(self, wanted: VmmState, what: str) -> None:
+        if self.state is not wanted:
+            raise StateError(f"{what} in state {self.state}")
+
     def _running(self) -> MonitorProcess:
         if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
             raise StateError(f"the VM is {self._state}")
@@ -165,3 +190,11 @@ class FakeVmm(Vmm):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.send_signal(signum)
         process.send_signal(signum)
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether a process and all that it started are stopped; the signal alone only asks for it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return all(each.status() in STOPPED for each in (process, *process.children(recursive=True)))
+    return False

@@ -21,6 +21,11 @@ class Capability(Enum):
     """What a driver can do beyond booting a guest."""
 
     PAUSE = "pause and resume"
+    #: Without it the guest sees a transport reset: whoever is connected has to dial again.
+    PAUSE_KEEPS_CONNECTIONS = "connections that outlive a pause"
+    DRIVES = "drives"
+    NETWORK = "network interfaces"
+    VSOCK_ADDRESS = "a chosen vsock cid and uds_path"
     SNAPSHOT = "full snapshots"
     DIFF_SNAPSHOT = "diff snapshots"
     NETWORK_OVERRIDES = "network_overrides at a restore"
@@ -105,7 +110,8 @@ class Vmm(ABC):
 
     Used from one event loop. Construction does nothing that has to be undone. :meth:`aclose` always releases
     everything (process reaped, descriptors closed, tasks ended), even if it is cancelled or grace fails, and may be
-    called twice; any other call after it raises :class:`~fc_kernel.errors.StateError`.
+    called twice; any other call after it raises :class:`~fc_kernel.errors.StateError`, but for those that only tell what
+    was: ``state``, ``pid``, ``uds_path``, ``version``, ``capabilities`` and :meth:`console_tail`.
     """
 
     #: ``firecracker``, ``qemu`` or ``fake``.
@@ -142,7 +148,7 @@ class Vmm(ABC):
     @property
     @abstractmethod
     def uds_path(self) -> Path:
-        """The host's hybrid-vsock socket: connect, send ``CONNECT <port>\\n``, read ``OK <n>\\n``."""
+        r"""The host's hybrid-vsock socket: connect, send ``CONNECT <port>\n``, read ``OK <n>\n``."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -161,15 +167,18 @@ class Vmm(ABC):
 
     @abstractmethod
     async def pause(self) -> None:
-        """Stop the vCPUs; returns when they stand still."""
+        """Stop the vCPUs of a running VM; returns when they stand still. :class:`StateError` in any other state."""
 
     @abstractmethod
     async def resume(self) -> None:
-        """Let the vCPUs run again."""
+        """Let the vCPUs of a paused VM run again. :class:`StateError` in any other state."""
 
     @abstractmethod
     async def snapshot(self, request: SnapshotCreate) -> None:
-        """Write a snapshot of the paused VM. On an error the VM is still paused and the files are removed."""
+        """Write a snapshot of the paused VM into new files. On an error the VM is still paused and the files are removed.
+
+        :class:`StateError` in any other state, and for a file that exists: it may be mapped by a running VM.
+        """
 
     @abstractmethod
     async def wait(self) -> VmmExit:

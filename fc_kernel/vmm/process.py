@@ -11,8 +11,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, LaunchError, MonitorExited
+from ..spec import VmSpec
 from .base import VmmExit
 from .console import ConsoleRing
 from .journal import JournalEntry
@@ -20,7 +22,7 @@ from .journal import JournalEntry
 READ_BYTES = 1 << 16
 #: A monitor has a few descriptors for each drive and connection.
 MAX_OPEN_FILES = 4096
-#: A snapshot's memory file is as large as the guest's memory, and a little more; a smaller limit kills the monitor.
+#: A snapshot's memory file is as large as the guest's memory; a write beyond the limit kills the monitor.
 FILE_SIZE_SLACK_BYTES = 16 << 20
 #: After SIGKILL only a process stuck in the kernel still lives.
 REAP_DEADLINE_S = 10.0
@@ -34,9 +36,16 @@ class ResourceLimits:
     max_open_files: int = MAX_OPEN_FILES
 
     @classmethod
-    def for_memory(cls, mem_size_mib: int) -> ResourceLimits:
-        """Limits for a guest of that size."""
-        return cls(max_file_bytes=(mem_size_mib << 20) + FILE_SIZE_SLACK_BYTES)
+    def for_guest(cls, spec: VmSpec, *also: Path) -> ResourceLimits:
+        """Limits under which a guest of that shape can write its drives, and its memory into a snapshot.
+
+        ``also`` names files of the size that the monitor may have to write, such as the memory file of a snapshot.
+        """
+        written = [drive.path_on_host for drive in spec.extra_drives if not drive.is_read_only]
+        if spec.rootfs is not None and not spec.rootfs_read_only:
+            written.append(spec.rootfs)
+        sizes = [path.stat().st_size for path in (*written, *also) if path.exists()]
+        return cls(max_file_bytes=max((spec.mem_size_mib or 0) << 20, *sizes, 0) + FILE_SIZE_SLACK_BYTES)
 
 
 def wrapped(argv: Sequence[str], limits: ResourceLimits) -> list[str]:
@@ -134,8 +143,9 @@ class MonitorProcess:
     async def guard(self, what: str, awaitable: asyncio.Future[object] | asyncio.Task[object]) -> None:
         """Wait for ``awaitable``, but raise :class:`~fc_kernel.errors.MonitorExited` as soon as the process ends."""
         exit_waiter = asyncio.ensure_future(self.wait())
+        waited_for: set[asyncio.Future[Any]] = {exit_waiter, awaitable}
         try:
-            await asyncio.wait({exit_waiter, awaitable}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             if awaitable.done():
                 awaitable.result()
                 return

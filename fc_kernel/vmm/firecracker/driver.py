@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar
 
 from ...errors import (
-    FcKernelError,
     LaunchError,
     MonitorApiError,
     MonitorExited,
@@ -30,6 +30,8 @@ __all__ = ["FirecrackerProgram", "FirecrackerVmm", "find_firecracker"]
 API_SOCKET = "api.sock"
 LOG_FILE, METRICS_FILE = "log", "metrics"
 LOOK_EVERY_S = 0.002
+#: What is asked for, and what the instance's state is called then.
+INSTANCE_STATES = {"Paused": "Paused", "Resumed": "Running"}
 #: How many lines of its log go into an error message.
 LOG_LINES = 5
 
@@ -61,6 +63,9 @@ class FirecrackerVmm(Vmm):
     def capabilities(self) -> frozenset[Capability]:
         """All but what the version lacks."""
         lacks = set() if self._features.vsock_override else {Capability.VSOCK_OVERRIDE}
+        if self._features.bare_resume_hangs:
+            # Healed by a snapshot, which resets the guest's vsock device.
+            lacks.add(Capability.PAUSE_KEEPS_CONNECTIONS)
         return frozenset(set(Capability) - lacks)
 
     @property
@@ -95,7 +100,7 @@ class FirecrackerVmm(Vmm):
             for request in boot_requests(self.plan):
                 await api.send(request)
 
-        await self._spawn(boot)
+        await self._spawn(boot, ResourceLimits.for_guest(self.plan.spec))
         self._state = VmmState.RUNNING
 
     async def load(self, snapshot: SnapshotLoad) -> None:
@@ -107,19 +112,18 @@ class FirecrackerVmm(Vmm):
         async def load(api: FirecrackerApi) -> None:
             await api.send(request)
 
-        await self._spawn(load)
+        await self._spawn(load, ResourceLimits.for_guest(self.plan.spec, snapshot.files.mem))
         self._state = VmmState.RUNNING if snapshot.resume else VmmState.PAUSED
         # What follows a load is not a bare resume.
         self._snapshot_since_pause = True
 
-    async def _spawn(self, then: Callable[[FirecrackerApi], Awaitable[None]]) -> None:
-        if self._state is not VmmState.CREATED:
-            raise StateError(f"start in state {self.state}")
+    async def _spawn(self, then: Callable[[FirecrackerApi], Awaitable[None]], limits: ResourceLimits) -> None:
+        self._only_in(VmmState.CREATED, "start")
         self._state = VmmState.STARTING
         timeout_s = self.plan.start_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                process, api = await self._spawn_process()
+                process, api = await self._spawn_process(limits)
                 await process.guard("Firecracker", asyncio.ensure_future(then(api)))
         except TimeoutError:
             raise await self._failed(f"Firecracker was not ready within {timeout_s:g} s") from None
@@ -129,7 +133,7 @@ class FirecrackerVmm(Vmm):
             await self.aclose()
             raise
 
-    async def _spawn_process(self) -> tuple[MonitorProcess, FirecrackerApi]:
+    async def _spawn_process(self, limits: ResourceLimits) -> tuple[MonitorProcess, FirecrackerApi]:
         plan = self.plan
         for name in (LOG_FILE, METRICS_FILE):
             (plan.run_dir / name).touch(mode=0o600)
@@ -139,7 +143,7 @@ class FirecrackerVmm(Vmm):
                 "--log-path", LOG_FILE, "--level", "Warn", "--metrics-path", METRICS_FILE,
             ],
             cwd=plan.run_dir,
-            limits=ResourceLimits.for_memory(plan.spec.mem_size_mib or 0),
+            limits=limits,
             console=self._console,
         )  # fmt: skip
         self._process = process
@@ -164,12 +168,19 @@ class FirecrackerVmm(Vmm):
         return ring.tail(LOG_LINES)
 
     async def _api_listens(self) -> None:
-        while not (self.plan.run_dir / API_SOCKET).exists():
+        """The socket is there a moment before somebody listens on it, so only a connection proves it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            with probe, contextlib.suppress(OSError):
+                await loop.sock_connect(probe, f"{self.plan.run_dir}/{API_SOCKET}")
+                return
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def pause(self) -> None:
         """Stop the vCPUs."""
-        await self._request_api().send(vm_state("Paused"))
+        self._only_in(VmmState.RUNNING, "pause")
+        await self._change("Paused")
         self._state = VmmState.PAUSED
         self._snapshot_since_pause = False
 
@@ -179,25 +190,35 @@ class FirecrackerVmm(Vmm):
         Versions 1.16.0 and 1.16.1 hang every connection after a pause without a snapshot; there a diff is taken first and
         thrown away, which also means that the next diff snapshot has no base.
         """
-        api = self._request_api()
+        self._only_in(VmmState.PAUSED, "resume")
         if self._features.bare_resume_hangs and not self._snapshot_since_pause:
-            await self._heal(api)
-        await api.send(vm_state("Resumed"))
+            run_dir = self.plan.run_dir
+            files = SnapshotFiles(vmstate=run_dir / "heal.vmstate", mem=run_dir / "heal.mem")
+            try:
+                await self._write(SnapshotCreate(files=files, kind="diff"))
+                self._diff_base_lost = True
+            finally:
+                _remove(files)
+        await self._change("Resumed")
         self._state = VmmState.RUNNING
 
-    async def _heal(self, api: FirecrackerApi) -> None:
-        files = SnapshotFiles(vmstate=self.plan.run_dir / "heal.vmstate", mem=self.plan.run_dir / "heal.mem")
+    async def _change(self, wanted: str) -> None:
+        """Change the instance's state; when the answer is lost, ask whether it was changed."""
         try:
-            await api.send(snapshot_create(SnapshotCreate(files=files, kind="diff")))
-            self._diff_base_lost = True
-        finally:
-            for path in (files.vmstate, files.mem):
-                path.unlink(missing_ok=True)
+            await self._request_api().send(vm_state(wanted))
+        except OutcomeUnknown:
+            if await self._instance_state() != INSTANCE_STATES[wanted]:
+                raise
+
+    async def _instance_state(self) -> str | None:
+        """What Firecracker says. It answers in order, so what was asked before is done, or refused, by then."""
+        with contextlib.suppress(MonitorApiError, OutcomeUnknown):
+            return str((await self._request_api().get("/")).get("state"))
+        return None
 
     async def snapshot(self, request: SnapshotCreate) -> None:
         """Write a snapshot of the paused VM into new files."""
-        if self._state is not VmmState.PAUSED:
-            raise StateError(f"a snapshot in state {self.state}; pause first")
+        self._only_in(VmmState.PAUSED, "a snapshot")
         if request.kind == "diff" and self._diff_base_lost:
             raise UnsupportedByMonitor(
                 "a diff snapshot after a pause without one", needs="a full snapshot first", found=str(self._features)
@@ -207,14 +228,22 @@ class FirecrackerVmm(Vmm):
                 # Firecracker would write over it in place, under whoever has it mapped.
                 raise StateError(f"{path} exists; a snapshot needs new files")
         try:
-            await self._request_api().send(snapshot_create(request))
-        except FcKernelError:
-            for path in (request.files.vmstate, request.files.mem):
-                path.unlink(missing_ok=True)
+            await self._write(request)
+        except BaseException:
+            _remove(request.files)
             raise
-        self._snapshot_since_pause = True
         if request.kind == "full":
             self._diff_base_lost = False
+
+    async def _write(self, request: SnapshotCreate) -> None:
+        try:
+            await self._request_api().send(snapshot_create(request))
+        except OutcomeUnknown:
+            # The files are whole or not, nobody knows; and the pages that a next diff would hold are perhaps in them.
+            self._diff_base_lost = True
+            await self._instance_state()
+            raise
+        self._snapshot_since_pause = True
 
     async def wait(self) -> VmmExit:
         """Until Firecracker ends."""
@@ -234,6 +263,10 @@ class FirecrackerVmm(Vmm):
             self._state = VmmState.CLOSED
             await self._undo.aclose()
 
+    def _only_in(self, wanted: VmmState, what: str) -> None:
+        if self.state is not wanted:
+            raise StateError(f"{what} in state {self.state}")
+
     def _request_api(self) -> FirecrackerApi:
         self._running()
         if self._api is None:
@@ -244,3 +277,8 @@ class FirecrackerVmm(Vmm):
         if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
             raise StateError(f"the VM is {self._state}")
         return self._process
+
+
+def _remove(files: SnapshotFiles) -> None:
+    for path in (files.vmstate, files.mem):
+        path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
 import re
 import tarfile
@@ -63,7 +62,7 @@ def install_firecracker(
         told = find_firecracker(str(program))
         if told.version != number:
             raise ConfigError(f"{where} holds Firecracker {told.version}, not {number}; --version says which is wanted")
-        os.replace(program, target)
+        program.replace(target)
     return find_firecracker(str(target))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,8 +51,16 @@ class QemuVmm(Vmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Pausing, and rate limiters on drives."""
-        return frozenset({Capability.PAUSE, Capability.RATE_LIMITERS})
+        """What does not need a snapshot, a chosen vsock address or a limit on the network."""
+        return frozenset(
+            {
+                Capability.PAUSE,
+                Capability.PAUSE_KEEPS_CONNECTIONS,
+                Capability.DRIVES,
+                Capability.NETWORK,
+                Capability.RATE_LIMITERS,
+            }
+        )
 
     @property
     def state(self) -> VmmState:
@@ -69,7 +76,7 @@ class QemuVmm(Vmm):
         with contextlib.suppress(OSError):
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
-                    if os.readlink(descriptor) == "/dev/kvm" and self._accelerated:
+                    if self._accelerated and descriptor.readlink() == Path("/dev/kvm"):
                         return Tier.KVM
         return Tier.EMULATED
 
@@ -112,7 +119,7 @@ class QemuVmm(Vmm):
         process = MonitorProcess.spawn(
             argv,
             cwd=plan.run_dir,
-            limits=ResourceLimits.for_memory(plan.spec.mem_size_mib or 0),
+            limits=ResourceLimits.for_guest(plan.spec),
             console=self._console,
         )
         self._process = process
@@ -177,13 +184,13 @@ class QemuVmm(Vmm):
 
     async def pause(self) -> None:
         """QMP ``stop``."""
-        self._running()
+        self._only_in(VmmState.RUNNING, "pause")
         await self._execute("stop")
         self._state = VmmState.PAUSED
 
     async def resume(self) -> None:
         """QMP ``cont``."""
-        self._running()
+        self._only_in(VmmState.PAUSED, "resume")
         await self._execute("cont")
         self._state = VmmState.RUNNING
 
@@ -204,6 +211,10 @@ class QemuVmm(Vmm):
         if self._state is not VmmState.CLOSED:
             self._state = VmmState.CLOSED
             await self._undo.aclose()
+
+    def _only_in(self, wanted: VmmState, what: str) -> None:
+        if self.state is not wanted:
+            raise StateError(f"{what} in state {self.state}")
 
     def _running(self) -> MonitorProcess:
         if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -32,8 +33,6 @@ def find_qemu(path: str | None = None) -> QemuProgram:
     Raises :class:`~fc_kernel.errors.MonitorUnavailable`, or :class:`~fc_kernel.errors.UnsupportedByMonitor` for one that is
     too old or lacks the machine.
     """
-    import os
-
     wanted = path or os.environ.get("FC_KERNEL_QEMU") or PROGRAM
     found = shutil.which(wanted)
     if found is None:
