@@ -31,7 +31,7 @@ class Signer:
     def __init__(self, key: bytes, scheme: str = "hmac-sha256") -> None:
         kind, _, digest = scheme.partition("-")
         try:
-            if kind != "hmac":
+            if kind != "hmac" or not digest:
                 raise ValueError(scheme)
             self._base = hmac.new(key, digestmod=digest) if key else None
         except ValueError as error:

@@ -30,7 +30,7 @@ class _Line:
         #: Bytes that came after the line and belong to the stream.
         self.rest = b""
 
-    def _receive(self, data: bytes) -> Optional[list]:
+    def _receive(self, data: bytes) -> Optional[list[bytes]]:
         self._seen += data
         end = self._seen.find(b"\n")
         if end < 0 and len(self._seen) <= MAX_LINE_BYTES:
@@ -42,7 +42,7 @@ class _Line:
         return line.split(b" ")
 
 
-def _number(word: bytes, line: list) -> int:
+def _number(word: bytes, line: list[bytes]) -> int:
     if not (word.isdigit() and len(word) <= 10 and int(word) <= MAX_PORT):
         raise RemoteProtocolError(f"not a vsock handshake: {b' '.join(line)!r}")
     return int(word)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from itertools import islice
 from typing import Union
 
 from ..errors import LocalProtocolError, RemoteProtocolError
@@ -25,6 +26,8 @@ CHUNK_BYTES = 64 << 10
 MAX_STREAMS = 64
 #: The other side's pings that wait for our answers.
 MAX_PENDING_CONTROL = 256
+#: How many buffers one ``sendmsg`` or ``writev`` takes; the kernel's limit (UIO_MAXIOV) is 1024.
+MAX_IOV = 256
 
 
 class Event:
@@ -77,7 +80,7 @@ class _Stream:
         self.credit = INITIAL_WINDOW_BYTES
         self.window = INITIAL_WINDOW_BYTES
         self.owed = 0
-        self.queue: deque = deque()
+        self.queue: deque[memoryview] = deque()
         self.queued = 0
         self.end_queued = False
         self.ended = False
@@ -90,13 +93,14 @@ class Mux:
     def __init__(self, *, client: bool) -> None:
         self._client = client
         self._next_id = 1 if client else 2
-        self._streams: dict = {}
+        self._streams: dict[int, _Stream] = {}
         self._head = bytearray()
         self._payload = 0
         self._into = 0
-        self._control: deque = deque()
-        self._active: deque = deque()
-        self._out: deque = deque()
+        self._ends = False
+        self._control: deque[bytes] = deque()
+        self._active: deque[int] = deque()
+        self._out: deque[memoryview] = deque()
 
     def open_stream(self) -> int:
         """Open a stream; returns its id."""
@@ -143,7 +147,7 @@ class Mux:
         if state is not None and not state.end_queued:
             state.end_queued = True
             if not state.queue:
-                self._send_end(stream, state)
+                self._control.append(self._ended(stream, state))
 
     def reset(self, stream: int) -> None:
         """Drop a stream at once."""
@@ -155,11 +159,11 @@ class Mux:
         """Whether :meth:`data_to_send` has something."""
         return bool(self._out or self._control or self._active)
 
-    def data_to_send(self) -> list:
-        """Buffers to send, in order; tell :meth:`data_sent` how much of them went out."""
+    def data_to_send(self) -> list[memoryview]:
+        """Buffers for one ``sendmsg``, in order; tell :meth:`data_sent` how much of them went out."""
         if not self._out:
             self._fill()
-        return list(self._out)
+        return list(islice(self._out, MAX_IOV))
 
     def data_sent(self, count: int) -> None:
         """``count`` bytes of :meth:`data_to_send` are gone."""
@@ -199,13 +203,13 @@ class Mux:
             if state.queue:
                 self._active.append(stream)
             elif state.end_queued:
-                self._send_end(stream, state)
-                out.append(memoryview(self._control.pop()))
+                out.append(memoryview(self._ended(stream, state)))
 
-    def _send_end(self, stream: int, state: _Stream) -> None:
-        self._control.append(HEADER.pack(0, WINDOW_UPDATE, FIN, stream, 0))
+    def _ended(self, stream: int, state: _Stream) -> bytes:
+        """The frame that says so."""
         state.ended = True
         self._forget_if_done(stream, state)
+        return HEADER.pack(0, WINDOW_UPDATE, FIN, stream, 0)
 
     def _forget_if_done(self, stream: int, state: _Stream) -> None:
         if state.ended and state.peer_ended:
@@ -215,10 +219,10 @@ class Mux:
         self._streams[stream].window += count
         self._control.append(HEADER.pack(0, WINDOW_UPDATE, flags, stream, count))
 
-    def receive_data(self, data: Union[bytes, memoryview]) -> list:
+    def receive_data(self, data: Union[bytes, memoryview]) -> list[Event]:
         """Bytes of the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         view = memoryview(data)
-        events: list = []
+        events: list[Event] = []
         while view:
             if self._payload:
                 take = min(self._payload, len(view))
@@ -226,6 +230,8 @@ class Mux:
                     events.append(DataReceived(self._into, view[:take]))
                 self._payload -= take
                 view = view[take:]
+                if not self._payload and self._ends:
+                    self._peer_ended(self._into, events)
                 continue
             need = HEADER.size - len(self._head)
             self._head += view[:need]
@@ -236,66 +242,83 @@ class Mux:
                 self._frame(head, events)
         return events
 
-    def _frame(self, head: tuple, events: list) -> None:
+    def _frame(self, head: tuple[int, int, int, int, int], events: list[Event]) -> None:
         version, kind, flags, stream, length = head
         if version != 0 or kind > GO_AWAY:
             raise RemoteProtocolError(f"not a yamux frame: version {version}, type {kind}")
         if kind == PING:
             if flags & SYN:
-                if len(self._control) > MAX_PENDING_CONTROL:
-                    raise RemoteProtocolError("a flood of pings")
-                self._control.append(HEADER.pack(0, PING, ACK, 0, length))
+                self._answer(HEADER.pack(0, PING, ACK, 0, length))
             return
         if kind == GO_AWAY:
             for gone in list(self._streams):
                 self._gone(gone, events)
             return
-        if flags & SYN and not self._opened(stream, events):
-            if kind == DATA:
-                self._into, self._payload = stream, self._bounded(length)
-            return
-        state = self._streams.get(stream)
+        if flags & SYN:
+            self._opened(stream, events)
         if flags & RST:
             self._gone(stream, events)
-            return
         if kind == DATA:
-            self._into, self._payload = stream, self._bounded(length)
-            if state is not None:
-                if length > state.window or state.peer_ended:
-                    raise RemoteProtocolError(f"{length} bytes on stream {stream}; its window has {state.window}")
-                state.window -= length
-        elif state is not None and length:
-            had_room = self.send_room(stream)
-            state.credit += length
-            if state.credit > 0xFFFFFFFF:
-                raise RemoteProtocolError(f"a window of {state.credit} bytes on stream {stream}")
-            if not had_room:
-                events.append(StreamWritable(stream))
-        if flags & FIN and state is not None and not state.peer_ended:
-            state.peer_ended = True
-            events.append(StreamEnded(stream))
-            self._forget_if_done(stream, state)
+            self._data(stream, length)
+        elif length:
+            self._granted(stream, length, events)
+        if flags & FIN:
+            self._ends = True
+        if self._ends and not self._payload:
+            self._peer_ended(stream, events)
 
-    @staticmethod
-    def _bounded(length: int) -> int:
+    def _data(self, stream: int, length: int) -> None:
+        """A data frame begins; that of a stream which is gone (it crossed our reset) is skipped."""
         if length > WINDOW_BYTES:
             raise RemoteProtocolError(f"a data frame of {length} bytes; at most {WINDOW_BYTES}")
-        return length
+        state = self._streams.get(stream)
+        if state is not None:
+            if state.peer_ended and length:
+                raise RemoteProtocolError(f"{length} bytes on stream {stream} after its end")
+            if length > state.window:
+                raise RemoteProtocolError(f"{length} bytes on stream {stream}; its window has {state.window}")
+            state.window -= length
+        self._into, self._payload = stream, length
 
-    def _opened(self, stream: int, events: list) -> bool:
+    def _granted(self, stream: int, length: int, events: list[Event]) -> None:
+        state = self._streams.get(stream)
+        if state is None:
+            return
+        had_room = self.send_room(stream)
+        state.credit += length
+        if state.credit > WINDOW_BYTES:
+            # What we queue is memory, and the peer's own window is ours.
+            raise RemoteProtocolError(f"a window of {state.credit} bytes on stream {stream}; at most {WINDOW_BYTES}")
+        if not had_room and not state.end_queued:
+            events.append(StreamWritable(stream))
+
+    def _opened(self, stream: int, events: list[Event]) -> None:
         if self._client:
             # The guest has nothing to open: the host dials.
-            self._control.append(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
-            if len(self._control) > MAX_PENDING_CONTROL:
-                raise RemoteProtocolError("a flood of streams that nobody asked for")
-            return False
+            if stream in self._streams:
+                raise RemoteProtocolError(f"stream {stream} is open already")
+            self._answer(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
+            return
         if stream % 2 == 0 or stream in self._streams or len(self._streams) >= MAX_STREAMS:
             raise RemoteProtocolError(f"stream {stream} cannot be opened")
         self._streams[stream] = _Stream()
         events.append(StreamOpened(stream))
         self._grant(stream, WINDOW_BYTES - INITIAL_WINDOW_BYTES, ACK)
-        return True
 
-    def _gone(self, stream: int, events: list) -> None:
+    def _peer_ended(self, stream: int, events: list[Event]) -> None:
+        self._ends = False
+        state = self._streams.get(stream)
+        if state is not None and not state.peer_ended:
+            state.peer_ended = True
+            events.append(StreamEnded(stream))
+            self._forget_if_done(stream, state)
+
+    def _gone(self, stream: int, events: list[Event]) -> None:
         if self._streams.pop(stream, None) is not None:
             events.append(StreamReset(stream))
+
+    def _answer(self, frame: bytes) -> None:
+        """Queue a frame that the peer can make us send as often as it likes."""
+        if len(self._control) > MAX_PENDING_CONTROL:
+            raise RemoteProtocolError("a flood of frames that have to be answered")
+        self._control.append(frame)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections import deque
@@ -16,8 +17,12 @@ from pathlib import Path
 from ...errors import LocalProtocolError, RemoteProtocolError
 from ...vsock import mux
 
+log = logging.getLogger(__name__)
+
 READ_BYTES = 256 << 10
 BACKLOG = 64
+#: After an accept failed for want of descriptors: as long as asyncio's own servers wait.
+ACCEPT_RETRY_S = 1.0
 
 
 class _Connection:
@@ -28,14 +33,17 @@ class _Connection:
         self._loop = bridge.loop
         self._sock = sock
         self._stream = stream
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[memoryview] = deque()
         self._reading = False
         self._ended = False
         self._peer_ended = False
+        self._closed = False
         self.read_if_room()
 
     def read_if_room(self) -> None:
         """Read from the client while the stream's window has room."""
+        if self._closed:
+            return
         wanted = not self._ended and self._bridge.mux.send_room(self._stream) > 0
         if wanted and not self._reading:
             self._loop.add_reader(self._sock, self._readable)
@@ -78,7 +86,7 @@ class _Connection:
             # Bounded by the stream's window: the guest gets no more credit until this is gone.
             if not self._waiting:
                 self._loop.add_writer(self._sock, self._writable)
-            self._waiting.append(bytes(data[sent:]))
+            self._waiting.append(memoryview(bytes(data[sent:])))
 
     def _writable(self) -> None:
         while self._waiting:
@@ -116,6 +124,7 @@ class _Connection:
 
     def close(self) -> None:
         """Release the socket."""
+        self._closed = True
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
@@ -145,13 +154,22 @@ class MuxBridge:
         except BaseException:
             self._listener.close()
             raise
-        self.loop.add_reader(self._listener, self._accept)
+        self._listen()
         self.loop.add_reader(port, self._readable)
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self.loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("%s takes no connection for a while: %s", self._uds_path, error)
+            self.loop.remove_reader(self._listener)
+            self.loop.call_later(ACCEPT_RETRY_S, self._listen)
             return
         sock.setblocking(False)
         try:
