@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import secrets
 import shutil
 import stat
+import time
 from pathlib import Path
 
 from .errors import RunDirError
@@ -16,6 +19,8 @@ MAX_SOCKET_PATH_BYTES = 107
 #: The longest file name that a socket in a run directory gets, with the slash before it.
 LONGEST_SOCKET_NAME = 16
 LOCK_NAME = "owner.lock"
+#: A directory without its lock is being made or removed, or its owner died over that; the first takes milliseconds.
+UNLOCKED_AGE_S = 60.0
 
 
 def runtime_dir() -> Path:
@@ -88,16 +93,18 @@ class RunDir:
     def create(cls, vm_id: str) -> RunDir:
         """Make a fresh directory; raises :class:`~fc_kernel.errors.RunDirError`."""
         path = runtime_dir() / vm_id
+        # It gets its name when the lock is held: a reaper that finds it without one would take it for an orphan's.
+        staged = path.with_name(f".{vm_id}")
         try:
-            path.mkdir(mode=0o700)
-            try:
-                lock = os.open(
-                    path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-                )
+            staged.mkdir(mode=0o700)
+            with contextlib.ExitStack() as undo:
+                undo.callback(shutil.rmtree, staged, ignore_errors=True)
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                lock = os.open(staged / LOCK_NAME, flags, 0o600)
+                undo.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BaseException:
-                shutil.rmtree(path, ignore_errors=True)
-                raise
+                staged.rename(path)
+                undo.pop_all()
         except OSError as error:
             raise RunDirError(f"cannot make the run directory {str(path)!r}: {error.strerror}") from error
         return cls(path, lock)
@@ -111,15 +118,37 @@ class RunDir:
 
 
 def owner_is_dead(path: Path) -> int | None:
-    """Take the lock of a run directory whose owner is gone: its descriptor, or ``None`` while an owner lives."""
+    """Take the lock of a run directory whose owner is gone: its descriptor, or ``None`` while an owner lives.
+
+    A directory without a lock file has lost it to an unfinished removal, one that is not named yet is being made; both
+    count as an orphan's after a minute. What has no lock file is locked itself.
+    """
     try:
-        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        # The owner died between making the directory and its lock, or is doing that now: give it a moment by age.
+        young = abs(time.time() - path.lstat().st_mtime) < UNLOCKED_AGE_S
+        lock = None if young and path.name.startswith(".") else _open(path / LOCK_NAME, os.O_RDWR)
+        if lock is None and not young:
+            lock = _open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None  # it cannot be told, for want of descriptors, say
+    if lock is None:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        removed = os.fstat(lock).st_nlink == 0
     except OSError:
+        removed = True
+    if removed:
+        # By its owner or another reaper, since we opened it.
         os.close(lock)
         return None
     return lock
+
+
+def _open(path: Path, flags: int) -> int | None:
+    """A descriptor; ``None`` where nothing of the kind is, or something else instead."""
+    try:
+        return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            return None
+        raise

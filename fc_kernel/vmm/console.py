@@ -8,7 +8,11 @@ from collections import deque
 #: Enough for a boot's messages; a guest that floods its console overwrites only its own history.
 MAX_LINES = 400
 MAX_LINE_BYTES = 1024
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Escape sequences (CSI and OSC), control characters, line separators, and what turns text around.
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
 
 
 class ConsoleRing:

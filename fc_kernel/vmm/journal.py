@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import read_regular
 from ..paths import owner_is_dead, runtime_dir
 
 JOURNAL_NAME = "journal.json"
 #: An entry has some hundred bytes; more is not ours.
 MAX_ENTRY_BYTES = 64 << 10
+#: The kernel's PID_MAX_LIMIT on 64 bits; a larger number is no process.
+MAX_PID = 4 << 20
 
 
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot (``/proc/PID/stat``, field 22); ``None`` if it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        # Bytes, because a process may call itself anything.
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    return int(stat.rpartition(b")")[2].split()[19])
 
 
 def executable(pid: int) -> tuple[int, int] | None:
@@ -90,15 +95,28 @@ class JournalEntry:
 def read_entry(run_dir: Path) -> JournalEntry | None:
     """The entry of a run directory; ``None`` when there is none or it is not one of ours."""
     try:
-        with (run_dir / JOURNAL_NAME).open("rb") as file:
-            data = json.loads(file.read(MAX_ENTRY_BYTES))
+        data = json.loads(read_regular(run_dir / JOURNAL_NAME, MAX_ENTRY_BYTES, follow=False))
         entry = JournalEntry(**{**data, "exe": tuple(data["exe"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    return entry if entry.vm_id == run_dir.name and _well_formed(entry) else None
+
+
+def _well_formed(entry: JournalEntry) -> bool:
+    """Whether what was read has the types that it should: the monitor's own process can write there."""
     numbers = (entry.pid, entry.start_time, entry.owner_pid, *entry.exe)
-    if entry.vm_id != run_dir.name or not all(type(n) is int and n > 0 for n in numbers) or entry.pid == 1:
-        return None
-    return entry
+    labels = entry.labels
+    return (
+        all(type(number) is int and number > 0 for number in numbers)
+        and len(entry.exe) == 2
+        and 1 < entry.pid <= MAX_PID
+        and type(entry.created) in (int, float)
+        and math.isfinite(entry.created)
+        and isinstance(entry.monitor, str)
+        and isinstance(entry.kernel_id, str)
+        and isinstance(labels, dict)
+        and all(isinstance(text, str) for text in (*labels, *labels.values()))
+    )
 
 
 def list_entries() -> list[JournalEntry]:

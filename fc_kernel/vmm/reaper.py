@@ -31,7 +31,10 @@ class ReapedVm:
 
 
 def reap() -> list[ReapedVm]:
-    """End the process and remove the run directory of every VM whose owner is dead; report each."""
+    """End the process and remove the run directory of every VM whose owner is dead; report each.
+
+    Raises :class:`~fc_kernel.errors.RunDirError` when the directory of all run directories cannot be trusted.
+    """
     reaped = []
     for path in sorted(runtime_dir().iterdir()):
         if not path.is_dir() or path.is_symlink():
@@ -51,6 +54,8 @@ def _reap_one(path: Path) -> ReapedVm:
     entry = read_entry(path)
     outcome = "removed; no process had been recorded" if entry is None else _end(entry)
     shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        outcome = outcome.replace("removed", f"could not be removed ({path})", 1)
     return ReapedVm(path.name, outcome)
 
 
