@@ -40,6 +40,17 @@ MAX_SHOWN_FIELD, MAX_SHOWN_VALUE, MAX_SHOWN_ALLOWED = 48, 80, 230
 class FcKernelError(Exception):
     """Base of all errors of this package; ``str()`` is one message fit to be shown in a browser."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own calls the class with nothing but the message.
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuilt(kind: type[FcKernelError], args: tuple[object, ...], state: dict[str, object]) -> FcKernelError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class SpecError(FcKernelError):
     """A value was refused.
@@ -59,7 +70,7 @@ class SpecError(FcKernelError):
 
 def _shown(value: object) -> str:
     """``repr`` of any value on one line of at most 80 characters, at no more cost than that takes."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         # Cut before: the repr of ten megabytes is ten megabytes.
         text = repr(value[: MAX_SHOWN_VALUE + 1])
         return _cut(text, MAX_SHOWN_VALUE)
