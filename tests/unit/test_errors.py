@@ -52,7 +52,7 @@ def test_the_base_is_exported() -> None:
 
 def test_every_class_says_what_it_is() -> None:
     for name in tree_of_the_classes():
-        assert (getattr(errors, name).__doc__ or "").endswith("."), name
+        assert re.match(r"[A-Z][^\n]+[.;](\s|$)", inspect.getdoc(getattr(errors, name)) or ""), name
 
 
 def test_a_spec_error_keeps_what_it_is_about() -> None:
@@ -84,12 +84,12 @@ def test_a_message_is_one_short_line(field: str, value: object, allowed: str) ->
 @pytest.mark.parametrize(
     "value",
     [
-        "x" * 50_000_000,
-        [1] * 5_000_000,
-        {"a": ["x" * 50_000_000]},
+        "x" * 5_000_000,
+        [1] * 500_000,
+        {"a": ["x" * 5_000_000]},
         10**5000,
         [10**5000],
-        b"x" * 50_000_000,
+        b"x" * 5_000_000,
         {10**5000: 1},
     ],
     ids=["text", "list", "nested text", "integer", "integer in a list", "bytes", "integer as a name"],
