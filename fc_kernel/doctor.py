@@ -6,15 +6,18 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from .config import FcKernelConfig
-from .errors import ConfigError, ImageError
+from .environment import environment_source
+from .errors import ConfigError, FcKernelError, ImageError
+from .host.select import Choice, best_monitor
 from .images.store import ImageStore
 from .paths import data_dir, runtime_dir
+from .resolve import Resolved, resolve
 from .tier import Tier
 from .vmm.firecracker.driver import find_firecracker
 from .vmm.firecracker.versions import RECOMMENDED_VERSION
@@ -75,27 +78,21 @@ class Report:
 def examine(config: FcKernelConfig, *, image_needed: bool = True) -> Report:
     """Look at the whole host; takes as long as the KVM probe, and changes nothing."""
     kvm = probe_kvm()
-    firecracker, firecracker_found = _firecracker(config, kvm)
-    qemu, qemu_found = _qemu(config)
-    monitor: str | None = None
-    tier: Tier | None = None
-    if firecracker_found and kvm.usable:
-        monitor, tier = "firecracker", Tier.KVM
-    elif qemu_found:
-        monitor, tier = "qemu", Tier.KVM if kvm.usable else Tier.EMULATED
-    checks = [
-        _platform(),
-        _kvm(kvm),
-        firecracker,
-        qemu,
-        _tier(config, monitor, tier),
-        *_images(config, needed=image_needed),
-        _run_dir(),
-        _user_namespaces(),
-        _build_programs(),
-        _disk(),
-    ]
-    return Report(tuple(checks), monitor, tier)
+    checks = [_platform(), _kvm(kvm), _firecracker(config, kvm), _qemu(config)]
+    choice = None
+    try:
+        # What a kernel would get that asks for nothing.
+        resolved = resolve([config.as_source(), environment_source(os.environ, trusted=True)], config.limits())
+    except FcKernelError as error:
+        remedy = "correct it in jupyter_fc_kernel_config, the server's configuration or FC_KERNEL_*"
+        checks.append(Check("configuration", Status.FAIL, str(error), remedy))
+    else:
+        tier, choice = _tier(config, resolved)
+        checks.append(tier)
+        if choice is None or choice.monitor != "fake":
+            checks.append(_image(resolved.image, needed=image_needed))
+    checks += [_run_dir(), _user_namespaces(), _build_programs(), _disk()]
+    return Report(tuple(checks), choice.monitor if choice else None, choice.tier if choice else None)
 
 
 def _platform() -> Check:
@@ -110,53 +107,56 @@ def _kvm(report: KvmReport) -> Check:
     return Check("kvm", status, f"{report.verdict}: {report.detail}", report.remedy or "")
 
 
-def _firecracker(config: FcKernelConfig, kvm: KvmReport) -> tuple[Check, bool]:
+def _firecracker(config: FcKernelConfig, kvm: KvmReport) -> Check:
     get_it = f"fc-kernel firecracker install   (fetches release {RECOMMENDED_VERSION} and verifies it)"
     try:
         program = find_firecracker(config.firecracker_path or None)
     except ConfigError as error:
         # Without KVM a Firecracker would be of no use, so its absence is then no fault.
-        return Check(
-            "firecracker", Status.WARN, str(error), get_it if kvm.usable else f"useful once KVM is: {get_it}"
-        ), False
+        remedy = get_it if kvm.usable else f"useful once KVM is: {get_it}"
+        return Check("firecracker", Status.WARN, str(error), remedy)
     if not kvm.usable:
         detail = f"{program.version} ({program.path}), but it needs KVM that can run an ordinary kernel"
-        return Check("firecracker", Status.WARN, detail, "see the line on kvm; QEMU is used instead"), False
-    return Check("firecracker", Status.OK, f"{program.version} ({program.path})"), True
+        return Check("firecracker", Status.WARN, detail, "see the line on kvm; QEMU is used instead")
+    return Check("firecracker", Status.OK, f"{program.version} ({program.path})")
 
 
-def _qemu(config: FcKernelConfig) -> tuple[Check, bool]:
+def _qemu(config: FcKernelConfig) -> Check:
     try:
         program = find_qemu(config.qemu_path or None)
     except ConfigError as error:
-        return Check("qemu", Status.WARN, str(error), "apt-get install qemu-system-x86"), False
-    return Check("qemu", Status.OK, f"{program.version} ({program.path}), microvm machine"), True
+        return Check("qemu", Status.WARN, str(error), "apt-get install qemu-system-x86")
+    return Check("qemu", Status.OK, f"{program.version} ({program.path}), microvm machine")
 
 
-def _tier(config: FcKernelConfig, monitor: str | None, tier: Tier | None) -> Check:
-    if monitor is None or tier is None:
-        return Check("tier", Status.FAIL, "no monitor can run", "install QEMU 7.2 or later, or make KVM usable")
-    least = Tier(config.effective_minimum_tier)
+def _tier(config: FcKernelConfig, resolved: Resolved) -> tuple[Check, Choice | None]:
+    try:
+        choice = best_monitor(resolved.monitor, config)
+    except ConfigError as error:
+        return Check("tier", Status.FAIL, str(error), "install QEMU 7.2 or later, or make KVM usable"), None
+    tier, least = choice.tier, resolved.minimum_tier
+    shown = f"{tier} ({choice.monitor})"
     if tier.rank < least.rank:
-        detail = f"{tier} ({monitor}), but at least {least} is required"
-        return Check("tier", Status.FAIL, detail, "make KVM usable, or lower FcKernelConfig.minimum_tier knowingly")
+        remedy = "make KVM usable, or lower FcKernelConfig.minimum_tier knowingly"
+        return Check("tier", Status.FAIL, f"{shown}, but at least {least} is required", remedy), choice
     if tier is Tier.EMULATED:
-        return Check("tier", Status.WARN, "emulated: works, about ten times slower, and promises no isolation", "")
-    return Check("tier", Status.OK, f"{tier} ({monitor})")
+        detail = f"{shown}: works, about ten times slower, and promises no isolation"
+        return Check("tier", Status.WARN, detail), choice
+    if tier is Tier.NONE:
+        return Check("tier", Status.WARN, f"{shown}: for tests; it isolates nothing"), choice
+    return Check("tier", Status.OK, shown), choice
 
 
-def _images(config: FcKernelConfig, *, needed: bool) -> Iterator[Check]:
+def _image(name: str, *, needed: bool) -> Check:
     store = ImageStore()
-    name = config.image
     missing = Status.FAIL if needed else Status.WARN
     build = "fc-kernel image build" + ("" if name == "default" else f" --name {name}")
     try:
         image = store.get(name)
         store.verify(image)
     except ImageError as error:
-        yield Check("image", missing, str(error), build)
-    else:
-        yield Check("image", Status.OK, f"{name}: kernel {image.manifest.kernel_release}, digests match")
+        return Check("image", missing, str(error), build)
+    return Check("image", Status.OK, f"{name}: kernel {image.manifest.kernel_release}, digests match")
 
 
 def _run_dir() -> Check:

@@ -79,7 +79,7 @@ class Machine:
         """
         loop = asyncio.get_running_loop()
         # Both look at files, and the first one also asks programs for their version and KVM for its speed.
-        make, _expected = await loop.run_in_executor(None, choose_monitor, resolved, config)
+        choice = await loop.run_in_executor(None, choose_monitor, resolved, config)
         spec, initrd = await loop.run_in_executor(None, _with_image, resolved)
         async with contextlib.AsyncExitStack() as undo:
             vm_id = new_vm_id()
@@ -93,7 +93,7 @@ class Machine:
                 start_timeout_s=resolved.start_timeout_s,
                 labels=labels,
             )
-            vmm = make(plan)
+            vmm = choice.make(plan)
             undo.push_async_callback(vmm.aclose)
             try:
                 async with asyncio.timeout(resolved.start_timeout_s):

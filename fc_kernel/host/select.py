@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..config import FcKernelConfig
 from ..errors import ConfigError, IsolationUnavailable, MonitorUnavailable
@@ -14,42 +15,54 @@ from ..vmm.kvm import probe_kvm
 MakeVmm = Callable[[BootPlan], Vmm]
 
 
-def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> tuple[MakeVmm, Tier]:
-    """A maker of the VM, and the tier that is expected of it.
+@dataclass(frozen=True)
+class Choice:
+    """The monitor that runs a kernel: its name, the tier that is expected of it, and the maker of a VM."""
 
-    ``auto`` takes Firecracker on usable KVM, else QEMU on usable KVM, else QEMU's emulation, and never the fake. Raises
-    :class:`~fc_kernel.errors.MonitorUnavailable` with every reason, or
+    monitor: str
+    tier: Tier
+    make: MakeVmm
+
+
+def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
+    """The best monitor of the host, if it is good enough.
+
+    Raises :class:`~fc_kernel.errors.MonitorUnavailable` with every reason, or
     :class:`~fc_kernel.errors.IsolationUnavailable` when the best there is is below ``minimum_tier``.
     """
-    if resolved.monitor == "fake":
+    choice = best_monitor(resolved.monitor, config)
+    if choice.tier.rank < resolved.minimum_tier.rank:
+        raise IsolationUnavailable(
+            f"this host gives the tier {choice.tier}, and at least {resolved.minimum_tier} is required; "
+            "`fc-kernel doctor` says what is missing"
+        )
+    return choice
+
+
+def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
+    """The monitor of that name, whatever its tier.
+
+    ``auto`` takes Firecracker on usable KVM, else QEMU on usable KVM, else QEMU's emulation, and never the fake. Raises
+    :class:`~fc_kernel.errors.MonitorUnavailable` with every reason.
+    """
+    if monitor == "fake":
         from ..testing.fake_vmm import FakeVmm
 
-        make: MakeVmm = FakeVmm
-        tier = Tier.NONE
-    else:
-        make, tier = _real(resolved.monitor, config)
-    if tier.rank < resolved.minimum_tier.rank:
-        raise IsolationUnavailable(
-            f"this host gives the tier {tier}, and at least {resolved.minimum_tier} is required; `fc-kernel doctor` says "
-            "what is missing"
-        )
-    return make, tier
-
-
-def _real(monitor: str, config: FcKernelConfig) -> tuple[MakeVmm, Tier]:
+        return Choice("fake", Tier.NONE, FakeVmm)
     reasons = []
     kvm = probe_kvm()
     if monitor in ("auto", "firecracker"):
         if kvm.usable:
             try:
-                return _firecracker(config), Tier.KVM
+                return Choice("firecracker", Tier.KVM, _firecracker(config))
             except ConfigError as error:
                 reasons.append(f"firecracker: {error}")
         else:
             reasons.append(f"firecracker: it needs KVM, which is {kvm.verdict}: {kvm.detail}")
     if monitor in ("auto", "qemu"):
         try:
-            return _qemu(config, accelerated=kvm.usable), Tier.KVM if kvm.usable else Tier.EMULATED
+            tier = Tier.KVM if kvm.usable else Tier.EMULATED
+            return Choice("qemu", tier, _qemu(config, accelerated=kvm.usable))
         except ConfigError as error:
             reasons.append(f"qemu: {error}")
     raise MonitorUnavailable("no monitor can run here; " + "; ".join(reasons) + "; see `fc-kernel doctor`")
