@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from .command import CommandGroup
-from .doctor import DoctorCommand
-from .execute import ExecuteCommand
-from .firecracker import FirecrackerGroup
-from .image import ImageGroup
-from .install import InstallCommand, UninstallCommand
-from .schema import SchemaCommand
-from .vms import GcCommand, PsCommand
 
 
 class FcKernelApp(CommandGroup):
@@ -23,14 +16,15 @@ class FcKernelApp(CommandGroup):
     fc-kernel execute notebook.ipynb          run a notebook in a microVM
     fc-kernel ps                              the microVMs that run now
     """
+    # By name, so that a command imports what it needs and no more.
     subcommands = {
-        "doctor": (DoctorCommand, "Tell what this host can do and why not."),
-        "image": (ImageGroup, "Build, list, show and remove guest images."),
-        "install": (InstallCommand, "Install the kernelspec, or a profile of it."),
-        "uninstall": (UninstallCommand, "Remove an installed kernelspec."),
-        "execute": (ExecuteCommand, "Execute a notebook, obeying its fc_kernel metadata."),
-        "ps": (PsCommand, "List the microVMs of this user."),
-        "gc": (GcCommand, "End what a dead server left behind."),
-        "schema": (SchemaCommand, "Print the JSON Schema of metadata.fc_kernel."),
-        "firecracker": (FirecrackerGroup, "Install a verified Firecracker release."),
+        "doctor": ("fc_kernel.cli.doctor.DoctorCommand", "Tell what this host can do and why not."),
+        "image": ("fc_kernel.cli.image.ImageGroup", "Build, list, show and remove guest images."),
+        "install": ("fc_kernel.cli.install.InstallCommand", "Install the kernelspec, or a profile of it."),
+        "uninstall": ("fc_kernel.cli.install.UninstallCommand", "Remove an installed kernelspec."),
+        "execute": ("fc_kernel.cli.execute.ExecuteCommand", "Execute a notebook, obeying its fc_kernel metadata."),
+        "ps": ("fc_kernel.cli.vms.PsCommand", "List the microVMs of this user."),
+        "gc": ("fc_kernel.cli.vms.GcCommand", "End what a dead server left behind."),
+        "schema": ("fc_kernel.cli.schema.SchemaCommand", "Print the JSON Schema of metadata.fc_kernel."),
+        "firecracker": ("fc_kernel.cli.firecracker.FirecrackerGroup", "Install a verified Firecracker release."),
     }

@@ -11,6 +11,8 @@ from .wheels import DIST_PACKAGES, PREFIX, PYTHON
 SUITE = "bookworm"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 DEBIAN_PACKAGES = ("python3", "ca-certificates", "procps")
+#: What apt and mmdebstrap say on the way, or after an error in addition to it.
+CHATTER = ("Reading ", "Building ", "W: Download is performed unsandboxed", "E: setup failed", "E: mmdebstrap failed")
 #: How many files one process compiles. The bytes depend on what a process compiled before, so the groups are fixed.
 COMPILE_GROUP = 8
 
@@ -28,8 +30,10 @@ def mmdebstrap_command(hook: Path, *, packages: tuple[str, ...] | None) -> list[
 
 
 def progress_of(line: str) -> str | None:
-    """What a line of ``mmdebstrap`` says of its progress."""
-    return line.removeprefix("I: ") if line.startswith("I: ") else None
+    """What a line of ``mmdebstrap`` says of its progress, if that is all it says."""
+    if line.startswith("I: "):
+        return line.removeprefix("I: ")
+    return "…" if line.startswith(CHATTER) else None
 
 
 def kernel_hook(debs: Path) -> str:

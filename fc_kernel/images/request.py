@@ -60,7 +60,7 @@ class BuildRequest:
         waiting = [self.requirements]
         read: list[Path] = []
         while waiting:
-            path = waiting.pop(0)
+            path = waiting.pop(0).resolve()
             if path in read:
                 continue
             read.append(path)

@@ -166,9 +166,10 @@ class ImageStore:
                 if old is not None:
                     old.rename(target)
                 raise
+            image = self.get(name)
         if old is not None:
             _remove(old)
-        return self.get(name)
+        return image
 
     def remove(self, name: str) -> None:
         """Remove an image; raises :class:`~fc_kernel.errors.ImageNotFound`. A VM that runs from it goes on."""

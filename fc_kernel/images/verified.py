@@ -62,7 +62,7 @@ class VerifiedFiles:
                 for key, (digest, at) in said.items()
                 if 0 <= now - float(at) < VALID_FOR_S
             }
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
     def _write(self, records: Records) -> None:
