@@ -35,10 +35,12 @@ def installed_path(version: str) -> Path:
 def find_firecracker(path: str | None = None) -> FirecrackerProgram:
     """The program at ``path``, or of ``FC_KERNEL_FIRECRACKER``, on the PATH, or the newest that was installed by us.
 
+    Both may be several paths with ``:`` between, of which the first that is a program is taken.
+
     Raises :class:`~fc_kernel.errors.MonitorUnavailable`, or :class:`~fc_kernel.errors.UnsupportedByMonitor` when too old.
     """
     wanted = path or os.environ.get("FC_KERNEL_FIRECRACKER")
-    found = shutil.which(wanted or PROGRAM)
+    found = next(filter(None, map(shutil.which, (wanted or PROGRAM).split(os.pathsep))), None)
     if found is None and wanted is None:
         found = next((str(ours) for ours in _installed() if os.access(ours, os.X_OK)), None)
     if found is None:
