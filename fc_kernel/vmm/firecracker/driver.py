@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ LOOK_EVERY_S = 0.002
 INSTANCE_STATES = {"Paused": "Paused", "Resumed": "Running"}
 #: How many lines of its log go into an error message.
 LOG_LINES = 5
+LOG_TAIL_BYTES = 16 << 10
 
 
 class FirecrackerVmm(Vmm):
@@ -164,7 +166,8 @@ class FirecrackerVmm(Vmm):
     def _log_tail(self) -> list[str]:
         ring = ConsoleRing()
         with contextlib.suppress(OSError), (self.plan.run_dir / LOG_FILE).open("rb") as file:
-            ring.write(file.read(1 << 20))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            ring.write(file.read())
         return ring.tail(LOG_LINES)
 
     async def _api_listens(self) -> None:
