@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import nbformat
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets import TraitError
 
 from .errors import ConfigError, SpecError
-from .kernelspec import DEFAULT_NAME
-
-PROVISIONER = "fc-provisioner"
+from .kernelspec import DEFAULT_NAME, PROVISIONER, provisioner_of
 
 
 def execute(
@@ -44,26 +45,52 @@ def execute(
     return result
 
 
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook from a file, as nbformat 4; raises :class:`~fc_kernel.errors.ConfigError` for what is none."""
+    try:
+        notebook: NotebookNode = nbformat.read(path, as_version=4)
+    except Exception as error:
+        # Apart from its own errors nbformat raises whatever its conversions run into.
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"cannot read the notebook {str(path)!r}: {type(error).__name__}: {first[:200]}") from error
+    cells = notebook.get("cells")
+    if not isinstance(notebook.get("metadata"), dict) or not isinstance(cells, list):
+        raise ConfigError(f"{str(path)!r} is no notebook: its metadata or its cells are missing")
+    for number, cell in enumerate(cells):
+        if not (
+            isinstance(cell, dict) and isinstance(cell.get("cell_type"), str) and isinstance(cell.get("source"), str)
+        ):
+            raise ConfigError(f"{str(path)!r} is no notebook: cells[{number}] has no cell_type or no source")
+    return notebook
+
+
 def notebook_settings(notebook: NotebookNode) -> dict[str, Any]:
     """``metadata.fc_kernel``; raises :class:`~fc_kernel.errors.SpecError` when it is no object."""
-    values = notebook.metadata.get("fc_kernel")
+    return dict(_object(notebook, "fc_kernel"))
+
+
+def _object(notebook: NotebookNode, name: str) -> Mapping[str, Any]:
+    values = notebook.metadata.get(name)
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise SpecError("metadata.fc_kernel", values, "an object of names and values", source="notebook")
-    return dict(values)
+        raise SpecError(f"metadata.{name}", values, "an object of names and values", source="notebook")
+    return values
 
 
 def microvm_kernel(notebook: NotebookNode) -> str:
     """The kernelspec for a notebook: its own if that is a microVM's, else the default one for a Python notebook.
 
-    Raises :class:`~fc_kernel.errors.ConfigError` for a notebook in another language, which the default cannot run.
+    Raises :class:`~fc_kernel.errors.ConfigError` for a notebook in another language, which the default cannot run, and
+    :class:`~fc_kernel.errors.SpecError` for malformed metadata.
     """
-    own = notebook.metadata.get("kernelspec", {})
+    own = _object(notebook, "kernelspec")
     name = own.get("name") or DEFAULT_NAME
+    if not isinstance(name, str):
+        raise SpecError("metadata.kernelspec.name", name, "a string", source="notebook")
     if name == DEFAULT_NAME or _provisioner(name) == PROVISIONER:
-        return str(name)
-    language = str(notebook.metadata.get("language_info", {}).get("name") or own.get("language") or "python")
+        return name
+    language = str(_object(notebook, "language_info").get("name") or own.get("language") or "python")
     if not language.lower().startswith("python"):
         raise ConfigError(
             f"the notebook is in {language!r} for the kernel {name!r}, which runs in no microVM; choose one that does"
@@ -84,9 +111,9 @@ def require_microvm(name: str) -> None:
 
 
 def _provisioner(name: str) -> str | None:
-    """The provisioner of a kernelspec, ``""`` for Jupyter's own; ``None`` where there is no such kernelspec."""
+    """The provisioner of a kernelspec, ``""`` for Jupyter's own; ``None`` where there is no (sound) such kernelspec."""
     try:
         spec = KernelSpecManager().get_kernel_spec(name)
-    except (NoSuchKernel, ValueError):
+    except (NoSuchKernel, ValueError, TypeError, TraitError, OSError):
         return None
-    return str(spec.metadata.get("kernel_provisioner", {}).get("provisioner_name", ""))
+    return provisioner_of(spec)

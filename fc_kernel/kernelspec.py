@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from traitlets import TraitError
 
 from .errors import ConfigError, SpecError
 from .settings import parse_settings
 
 DEFAULT_NAME = "fc-python3"
+PROVISIONER = "fc-provisioner"
 
 #: What ``jupyter_client`` accepts as a kernel name; checked here so that the error is ours and clear.
 NAME_PATTERN = re.compile(r"[a-z0-9._-]{1,64}\Z", re.ASCII)
@@ -89,7 +91,19 @@ def uninstall(name: str) -> Path:
     found = specs.find_kernel_specs().get(name)
     if found is None:
         raise ConfigError(f"no kernelspec is called {name!r}")
-    spec = specs.get_kernel_spec(name)
-    if spec.metadata.get("kernel_provisioner", {}).get("provisioner_name") != "fc-provisioner":
+    try:
+        ours = provisioner_of(specs.get_kernel_spec(name)) == PROVISIONER
+    except (NoSuchKernel, ValueError, TypeError, TraitError, OSError) as error:
+        raise ConfigError(f"the kernelspec in {found} is damaged and is left alone: {error}") from error
+    if not ours:
         raise ConfigError(f"the kernelspec {name!r} was not installed by fc-kernel; it is left alone")
-    return Path(specs.remove_kernel_spec(name))
+    try:
+        return Path(specs.remove_kernel_spec(name))
+    except OSError as error:
+        raise ConfigError(f"cannot remove the kernelspec: {error}") from error
+
+
+def provisioner_of(spec: KernelSpec) -> str:
+    """Name of a kernelspec's provisioner, ``""`` for Jupyter's own."""
+    provisioner = spec.metadata.get("kernel_provisioner", {})
+    return str(provisioner.get("provisioner_name", "")) if isinstance(provisioner, Mapping) else ""

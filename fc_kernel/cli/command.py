@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from types import FrameType
@@ -13,7 +14,7 @@ from rich.console import Console
 from traitlets import Bool
 
 from .. import __version__
-from ..config import FcKernelConfig
+from ..config import FcKernelConfig, load_config
 from ..errors import FcKernelError
 
 #: Exit status for a call whose words are off, as argparse has it.
@@ -42,8 +43,8 @@ class Command(JupyterApp):
 
     @property
     def settings(self) -> FcKernelConfig:
-        """The configuration, read from the same files as the provisioner reads."""
-        return FcKernelConfig(parent=self)
+        """The configuration, read from the same files as the provisioner reads; raises ``ConfigError``."""
+        return load_config(self.config)
 
     @property
     def out(self) -> Console:
@@ -59,9 +60,26 @@ class Command(JupyterApp):
         """Do the work; the number returned is the exit status, ``None`` is 0."""
         raise NotImplementedError
 
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """Refuse options that there are not; the framework would warn and go on without them."""
+        known = {"help", "help-all", "version"}
+        for names in (*self.aliases, *self.flags):
+            known.update((names,) if isinstance(names, str) else names)
+        for word in argv or ():
+            if word == "--":
+                break
+            name = word.removeprefix("--").partition("=")[0]
+            if word.startswith("--") and "." not in name and name not in known:
+                self.usage_error(f"there is no option --{name}")
+        super().parse_command_line(argv)
+
+    def exit(self, exit_status: int | str | None = 0) -> NoReturn:
+        """End as the framework wants it: with 1 when an option's value was no good, which is a matter of usage."""
+        raise SystemExit(USAGE_STATUS if exit_status == 1 else exit_status)
+
     def usage_error(self, message: str) -> NoReturn:
         """Say what is wrong with the call and exit with 2."""
-        self.err.print(f"{self._called()}: {message} (see --help)", style="red", markup=False)
+        self.err.print(f"{called(self)}: {message} (see --help)", style="red", markup=False)
         raise SystemExit(USAGE_STATUS)
 
     def print_json(self, value: object) -> None:
@@ -77,6 +95,7 @@ class Command(JupyterApp):
         least, most = self.words
         if len(self.extra_args) < least or (most is not None and len(self.extra_args) > most):
             self.usage_error(f"expected {self.words_shown or 'no further words'}, got {self.extra_args!r}")
+        self.log.addFilter(_not_reported_anyway)
         # So that what a command has begun is undone when it is told to end, and not only when it is interrupted.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
@@ -94,20 +113,16 @@ class Command(JupyterApp):
         if self.json:
             self.print_json({"error": {"type": type(error).__name__, "message": str(error)}})
         else:
-            self.err.print(f"{self._called()}: {error}", style="red", markup=False)
+            self.err.print(f"{called(self)}: {error}", style="red", markup=False)
         raise SystemExit(1) from error
-
-    def _called(self) -> str:
-        words = []
-        app: Any = self
-        while isinstance(app, JupyterApp):
-            word = getattr(app, "command_word", "")
-            words.append(word)
-            app = app.parent
-        return " ".join(["fc-kernel", *(word for word in reversed(words) if word)])
 
     #: The word by which the command is called; set by its class.
     command_word: ClassVar[str] = ""
+
+
+def _not_reported_anyway(record: logging.LogRecord) -> bool:
+    """No log, with a traceback, of an error that becomes one clear line: libraries log what passes through them."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], FcKernelError)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -128,5 +143,20 @@ class CommandGroup(JupyterApp):
         except NoStart:
             return
         if self.subapp is None:
-            self.print_help()
+            if self.extra_args:
+                there_are = ", ".join(self.subcommands)
+                sys.stderr.write(
+                    f"{called(self)}: there is no command {self.extra_args[0]!r}; there are: {there_are}\n"
+                )
+            else:
+                self.print_help()
             raise SystemExit(USAGE_STATUS)
+
+
+def called(app: Any) -> str:
+    """The words by which a command was called."""
+    words: list[str] = []
+    while isinstance(app, JupyterApp):
+        words.insert(0, getattr(app, "command_word", ""))
+        app = app.parent
+    return " ".join(["fc-kernel", *filter(None, words)])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from jupyter_core.application import base_aliases, base_flags
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from traitlets import Bool, Integer, Unicode
 
-from ..errors import ConfigError
-from ..headless import execute
+from ..errors import ConfigError, FcKernelError
+from ..headless import execute, read_notebook
+from ..vmm.console import without_controls
 from .command import Command
 
 
@@ -50,11 +52,14 @@ class ExecuteCommand(Command):
     def run(self) -> int:
         """Execute, print, write."""
         path = Path(self.extra_args[0])
-        try:
-            notebook = nbformat.read(path, as_version=4)
-        except (OSError, nbformat.reader.NotJSONError) as error:
-            raise ConfigError(f"cannot read the notebook {str(path)!r}: {error}") from error
-        failure: CellExecutionError | None = None
+        notebook = read_notebook(path)
+        for cell in notebook.cells:
+            # What is printed and written afterwards is of this run alone, also where it ends early.
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        # The kernel manager logs a traceback for each error that this command reports in one line.
+        self.log.addFilter(_is_unreported)
+        failure = ""
         try:
             execute(
                 notebook,
@@ -64,14 +69,25 @@ class ExecuteCommand(Command):
                 allow_errors=self.allow_errors,
             )
         except CellExecutionError as error:
-            failure = error
+            failure = f"{error.ename}: {error.evalue}"
+        except CellTimeoutError:
+            failure = f"a cell took longer than {self.timeout_s} s (--timeout)"
+        except RuntimeError as error:
+            # nbclient's for a kernel that died, or that did not answer.
+            failure = str(error)
+        finally:
+            self.log.removeFilter(_is_unreported)
         if not self.quiet:
             for cell in notebook.cells:
                 self._print_outputs(cell)
         if self.inplace or self.output:
-            nbformat.write(notebook, self.output or path)
-        if failure is not None:
-            self.err.print(f"fc-kernel execute: {path}: {failure.ename}: {failure.evalue}", style="red", markup=False)
+            target = self.output or path
+            try:
+                nbformat.write(notebook, target)
+            except OSError as error:
+                raise ConfigError(f"cannot write {str(target)!r}: {error.strerror}") from error
+        if failure:
+            self.err.print(f"fc-kernel execute: {path}: {without_controls(failure)}", style="red", markup=False)
             return 1
         return 0
 
@@ -79,10 +95,14 @@ class ExecuteCommand(Command):
         for output in cell.get("outputs", ()):
             kind = output["output_type"]
             if kind == "stream":
-                self.out.print(output["text"], end="", markup=False)
+                self.out.print(without_controls(output["text"]), end="", markup=False)
             elif kind == "error":
-                self.out.print(f"{output['ename']}: {output['evalue']}", markup=False)
+                self.out.print(without_controls(f"{output['ename']}: {output['evalue']}"), markup=False)
             else:
-                text = output["data"].get("text/plain", "")
+                text = without_controls(output["data"].get("text/plain", ""))
                 images = [f"{mime}, {len(data)} characters" for mime, data in output["data"].items() if "image" in mime]
                 self.out.print(text, *(f"[{image}]" for image in images), markup=False)
+
+
+def _is_unreported(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], FcKernelError))

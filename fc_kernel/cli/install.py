@@ -49,6 +49,8 @@ class InstallCommand(Command):
 
     def run(self) -> None:
         """Install and say where."""
+        if self.user and self.prefix:
+            self.usage_error("--user and --prefix (or --sys-prefix) exclude each other")
         env = {}
         for pair in self.env:
             name, equals, value = pair.partition("=")

@@ -6,7 +6,9 @@ import time
 
 from jupyter_core.application import base_flags
 from rich.table import Table
+from rich.text import Text
 
+from ..vmm.console import without_controls
 from ..vmm.journal import list_entries
 from ..vmm.reaper import reap
 from .command import JSON_FLAG, Command
@@ -30,10 +32,10 @@ class PsCommand(Command):
             return
         table = Table(box=None, pad_edge=False)
         for heading in ("VM", "MONITOR", "PID", "OWNER", "STATE", "AGE", "KERNEL"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         now = time.time()
         for entry in entries:
-            table.add_row(
+            cells = (
                 entry.vm_id,
                 entry.monitor,
                 str(entry.pid),
@@ -42,6 +44,8 @@ class PsCommand(Command):
                 _age(now - entry.created),
                 entry.kernel_id or entry.labels.get("notebook", ""),
             )
+            # Clients choose kernel ids: they are text, not markup.
+            table.add_row(*(Text(without_controls(cell)) for cell in cells))
         self.out.print(table)
 
 

@@ -31,6 +31,12 @@ class ConsoleRing:
     def tail(self, lines: int = 20) -> list[str]:
         """The last lines, oldest first, without control characters and empty lines."""
         texts = (
-            _CONTROL.sub("", line.decode("utf-8", "replace")).rstrip() for line in [*self._lines, bytes(self._partial)]
+            without_controls(line.rstrip(b"\r").decode("utf-8", "replace")).rstrip()
+            for line in [*self._lines, bytes(self._partial)]
         )
         return [text for text in texts if text][-lines:]
+
+
+def without_controls(text: str) -> str:
+    """Text of the guest as it may be shown on a terminal: lines and tabs, and nothing that a terminal would obey."""
+    return _CONTROL.sub("", text)
