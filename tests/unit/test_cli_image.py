@@ -119,6 +119,31 @@ def test_several_packages_after_one_option(given: list[str], spread: list[str]) 
     assert _spread("--package", given) == spread
 
 
+LOGGING = """
+from fc_kernel.cli.command import Command
+from fc_kernel.errors import ImageNotFound
+class Logging(Command):
+    def run(self):
+        try:
+            raise {error}("the message")
+        except Exception:
+            self.log.exception("logged")
+            raise
+Logging.launch_instance([])
+"""
+
+
+@pytest.mark.parametrize(("error", "traceback"), [("ImageNotFound", False), ("ValueError", True)])
+def test_a_clear_error_is_not_logged_as_well(error: str, traceback: bool) -> None:
+    """Only what nobody foresaw has a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGING.format(error=error)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "the message" in done.stderr
+    assert ("Traceback" in done.stderr) is traceback
+
+
 WAITING = """
 import sys, time
 from fc_kernel.cli.command import Command
