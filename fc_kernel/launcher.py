@@ -47,10 +47,16 @@ def read_connection_file(path: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise ConfigError(f"the connection file {path!r} holds no JSON object")
 
-    def text(name: str, default: str | None) -> str | None:
-        value = info.get(name, default)
-        if value is not None and not isinstance(value, str):
+    def text(name: str) -> str | None:
+        value = info.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
             raise ConfigError(f"the connection file {path!r}: {name} is {value!r:.40}; allowed: a string")
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ConfigError(
+                f"the connection file {path!r}: {name} has characters that are none; allowed: Unicode, no NUL"
+            )
         return value
 
     ports = {}
@@ -59,18 +65,21 @@ def read_connection_file(path: str) -> dict[str, Any]:
         if type(port) is not int or not 0 < port < 1 << 16:
             raise ConfigError(f"the connection file {path!r}: {channel}_port is {port!r:.40}; allowed: 1 to 65535")
         ports[channel] = port
-    transport = text("transport", "tcp")
+    transport = text("transport") or "tcp"
     if transport not in ("tcp", "ipc"):
         raise ConfigError(f"the connection file {path!r}: transport is {transport!r:.40}; allowed: tcp, ipc")
+    curve = {name: text(name) or None for name in ("curve_publickey", "curve_secretkey")}
+    if None in curve.values() and any(curve.values()):
+        # With half of a pair the sockets would be open to all, and nobody would notice.
+        raise ConfigError(f"the connection file {path!r} has one of curve_publickey and curve_secretkey; allowed: both")
     return {
         "ports": ports,
         "transport": transport,
-        "ip": text("ip", None) or ("127.0.0.1" if transport == "tcp" else "kernel-ipc"),
-        "key": text("key", ""),
-        "signature_scheme": text("signature_scheme", None) or "hmac-sha256",
-        "kernel_name": text("kernel_name", ""),
-        "curve_publickey": text("curve_publickey", None),
-        "curve_secretkey": text("curve_secretkey", None),
+        "ip": text("ip") or ("127.0.0.1" if transport == "tcp" else "kernel-ipc"),
+        "key": text("key") or "",
+        "signature_scheme": text("signature_scheme") or "hmac-sha256",
+        "kernel_name": text("kernel_name") or "",
+        **curve,
     }
 
 
