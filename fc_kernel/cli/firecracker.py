@@ -33,6 +33,13 @@ class FirecrackerInstallCommand(Command):
     source = Unicode("", help="a file or URL to take the archive from").tag(config=True)
     sha256 = Unicode("", help="the archive's SHA-256, instead of the release's checksum file").tag(config=True)
 
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """As everywhere, but ``--version`` has a value here; without one it would print the program's own version."""
+        if argv is not None and "--version" in argv[:-1]:
+            at = argv.index("--version")
+            argv = [*argv[:at], f"--version={argv[at + 1]}", *argv[at + 2 :]]
+        super().parse_command_line(argv)
+
     def run(self) -> None:
         """Install with a progress bar on standard error."""
         with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=self.err) as progress:

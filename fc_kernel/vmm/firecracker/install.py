@@ -8,7 +8,8 @@ import platform
 import re
 import tarfile
 import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ RELEASES = "https://github.com/firecracker-microvm/firecracker/releases/download
 MAX_ARCHIVE_BYTES = 256 << 20
 MAX_CHECKSUM_BYTES = 4096
 TIMEOUT_S = 60.0
+AS_IT_IS = {"Accept-Encoding": "identity"}
 
 Progress = Callable[[int, int | None], None]
 
@@ -49,8 +51,7 @@ def install_firecracker(
     archive_name = f"firecracker-v{number}-x86_64.tgz"
     where = source or f"{releases}/v{number}/{archive_name}"
     target = installed_path(number)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".installing-", dir=target.parent) as staging:
+    with _directory(target.parent), tempfile.TemporaryDirectory(prefix=".installing-", dir=target.parent) as staging:
         archive = Path(staging) / "archive.tgz"
         found = _copy(where, archive, progress)
         wanted = (sha256 or _published(where)).lower()
@@ -66,6 +67,22 @@ def install_firecracker(
     return find_firecracker(str(target))
 
 
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[None]:
+    """Make a directory; what was made goes again if the block fails."""
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for each in made:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        if isinstance(error, OSError):
+            raise ConfigError(f"cannot install into {path}: {error.strerror or error}") from error
+        raise
+
+
 def _is_url(where: str) -> bool:
     return where.startswith(("http://", "https://"))
 
@@ -77,10 +94,13 @@ def _copy(where: str, target: Path, progress: Progress) -> str:
     try:
         with target.open("xb") as out, contextlib.ExitStack() as stack:
             if _is_url(where):
-                response = stack.enter_context(httpx.stream("GET", where, follow_redirects=True, timeout=TIMEOUT_S))
+                response = stack.enter_context(
+                    # The archive itself: some servers call a .tgz a compressed .tar, and would have it unpacked on the way.
+                    httpx.stream("GET", where, headers=AS_IT_IS, follow_redirects=True, timeout=TIMEOUT_S)
+                )
                 response.raise_for_status()
                 total = int(response.headers.get("content-length", 0)) or None
-                chunks = response.iter_bytes()
+                chunks = response.iter_raw()
             else:
                 file = stack.enter_context(Path(where).open("rb"))
                 total = Path(where).stat().st_size
@@ -94,7 +114,7 @@ def _copy(where: str, target: Path, progress: Progress) -> str:
                 progress(done, total)
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot fetch {where}: {type(error).__name__}: {error}; with a copy at hand: --from FILE --sha256 DIGEST"
+            f"cannot fetch {where}: {_reason(error)}; with a copy at hand: --from FILE --sha256 DIGEST"
         ) from error
     return digest.hexdigest()
 
@@ -111,26 +131,33 @@ def _published(where: str) -> str:
             with Path(beside).open() as file:
                 text = file.read(MAX_CHECKSUM_BYTES)
     except (httpx.HTTPError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"no checksum for {where}: {type(error).__name__}: {error}; give --sha256") from error
+        raise ConfigError(f"no checksum for {where}: {_reason(error)}; give --sha256") from error
     match = re.match(r"([0-9a-fA-F]{64})\b", text.strip())
     if match is None:
         raise ConfigError(f"{beside} holds no SHA-256: {text[:80]!r}; give --sha256")
     return match[1]
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code} {error.response.reason_phrase}"
+    return f"{type(error).__name__}: {error}"
+
+
 def _unpack(archive: Path, number: str, target: Path, where: str) -> None:
-    """Take the one program out of the archive, by its base name; nothing else is written."""
-    wanted = {f"firecracker-v{number}-x86_64", "firecracker"}
+    """Take the one program out of the archive, by its name in a release; nothing else is written."""
+    name = f"firecracker-v{number}-x86_64"
+    wanted = {f"release-v{number}-x86_64/{name}", name, "firecracker"}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
-                if member.isfile() and Path(member.name).name in wanted and member.size <= MAX_ARCHIVE_BYTES:
+                if member.isfile() and member.name.removeprefix("./") in wanted and member.size <= MAX_ARCHIVE_BYTES:
                     content = tar.extractfile(member)
                     assert content is not None  # noqa: S101 - it is a file
                     with target.open("xb") as out:
                         while chunk := content.read(1 << 20):
                             out.write(chunk)
                     return
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise ConfigError(f"{where} is no archive of a release: {error}") from error
     raise ConfigError(f"{where} holds no firecracker-v{number}-x86_64")
