@@ -17,6 +17,8 @@ from fc_kernel.guest.mux_transport import MuxTransport
 from fc_kernel.vmm.qemu.bridge import MuxBridge
 from fc_kernel.vsock import mux
 
+from .guest_loop import GuestLoop, running_loop
+
 DEADLINE_S = 30.0
 ECHO, FLOOD, SHOWER = 2000, 2001, 2002
 DROPS = [b"%019d\n" % number for number in range(4000)]
@@ -77,7 +79,7 @@ class Shower(Echo):
 class Bridged:
     """A bridge on the test's loop and a transport on the guest's."""
 
-    def __init__(self, directory: Path, guest_loop: Any = None) -> None:
+    def __init__(self, directory: Path, guest_loop: GuestLoop | None = None) -> None:
         ours, self.theirs = socket.socketpair()
         self.lost: list[str] = []
         self.uds_path = directory / "v.sock"
@@ -115,10 +117,13 @@ class Bridged:
     async def close(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
-        self.bridge.close()
+        # First the guest: its transport would look again and again for a port that comes back.
         self._end_guest()
+        self.bridge.close()
         self.theirs.close()
-        await asyncio.sleep(0)
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await within(writer.wait_closed())
 
 
 async def within(awaitable: Awaitable[Any]) -> Any:
@@ -133,10 +138,11 @@ async def until(true: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-async def bridged(tmp_path: Path, guest_loop: Any) -> Any:
-    joined = Bridged(tmp_path, guest_loop)
-    yield joined
-    await joined.close()
+async def bridged(tmp_path: Path) -> Any:
+    with running_loop() as guest_loop:
+        joined = Bridged(tmp_path, guest_loop)
+        yield joined
+        await joined.close()
 
 
 @pytest.fixture
