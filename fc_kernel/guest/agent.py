@@ -12,7 +12,7 @@ import platform
 import signal
 import socket
 import time
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import zmq
 
@@ -22,6 +22,9 @@ from .control import Control, RpcError
 from .kernel import DEFAULT_PATH, LOOK_EVERY_S, Kernel
 from .loop import POLLIN, Loop
 from .relay import Relay
+
+if TYPE_CHECKING:
+    from .interfaces import Handler, Params, Reply
 
 #: JSON-RPC's codes for "method not found" and, from the range that is ours, "kernel".
 NO_METHOD = -32601
@@ -37,12 +40,12 @@ class Agent:
         self._transport = transport
         self._is_init = is_init
         self._kernel: Optional[Kernel] = None
-        self._starting: Optional[Callable] = None
-        self._context = zmq.Context()
+        self._starting: Optional[Reply] = None
+        self._context: zmq.Context[Any] = zmq.Context()
         self._control = Control(self._call)
         self._relays = {port: Relay(loop, channel) for channel, port in CHANNEL_PORTS.items()}
         self._oom_kills = system.oom_kills()
-        self._methods = {
+        self._methods: dict[str, Callable[[Params], object]] = {
             "hello": self._hello,
             "ping": lambda _params: {},
             "kernel.status": lambda _params: self._status(),
@@ -52,12 +55,12 @@ class Agent:
         }
         self._watch_children()
 
-    def accept(self, port: int) -> Optional[object]:
+    def accept(self, port: int) -> Optional[Handler]:
         """The handler for a new connection to ``port``, or ``None``."""
         return self._control if port == CONTROL_PORT else self._relays.get(port)
 
     @property
-    def ports(self) -> list:
+    def ports(self) -> list[int]:
         """The ports that are served."""
         return [CONTROL_PORT, *self._relays]
 
@@ -88,7 +91,7 @@ class Agent:
                 self._oom_kills = kills
                 self._kernel.reaped(status)
 
-    def _call(self, method: str, params: dict, reply: Callable) -> None:
+    def _call(self, method: str, params: Params, reply: Reply) -> None:
         if method == "kernel.start":
             self._start(params, reply)
         elif method in self._methods:
@@ -96,7 +99,7 @@ class Agent:
         else:
             raise RpcError(NO_METHOD, f"no method {method!r}")
 
-    def _hello(self, params: dict) -> dict:
+    def _hello(self, params: Params) -> Params:
         if self._is_init:
             system.set_clock(float(params["time"]))
             system.add_entropy(base64.b64decode(params["entropy_b64"]))
@@ -111,7 +114,7 @@ class Agent:
             "transport": self._transport,
         }
 
-    def _status(self) -> dict:
+    def _status(self) -> Params:
         kernel = self._kernel
         if kernel is None:
             return {"running": False, "pid": None, "returncode": None, "instance": None}
@@ -122,7 +125,7 @@ class Agent:
             "instance": kernel.instance,
         }
 
-    def _start(self, params: dict, reply: Callable) -> None:
+    def _start(self, params: Params, reply: Reply) -> None:
         if self._kernel is not None and self._kernel.returncode is None:
             raise RpcError(KERNEL_ERROR, "a kernel is running")
         home = os.environ.get("HOME", "/root")
@@ -171,17 +174,17 @@ class Agent:
             },
         )
 
-    def _signal(self, params: dict) -> dict:
+    def _signal(self, params: Params) -> Params:
         if self._kernel is not None:
             self._kernel.signal(int(params["signum"]), group=bool(params.get("group", True)))
         return {}
 
-    def _kill(self, _params: dict) -> dict:
+    def _kill(self, _params: Params) -> Params:
         if self._kernel is not None:
             self._kernel.signal(signal.SIGKILL, group=True)
         return {}
 
-    def _shutdown(self, _params: dict) -> dict:
+    def _shutdown(self, _params: Params) -> Params:
         self._loop.call_later(0, self._end)
         return {}
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from ..errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from .interfaces import Params, Reply, Stream
 
 #: A request carries an environment at most; the host's requests come nowhere near.
 MAX_LINE_BYTES = 1 << 20
@@ -24,14 +27,14 @@ class RpcError(Exception):
 class Control:
     """Handler of the control connection. ``call(method, params, reply)`` does the work; ``reply`` may be called later."""
 
-    def __init__(self, call: Callable[[str, dict, Callable], None]) -> None:
+    def __init__(self, call: Callable[[str, Params, Reply], None]) -> None:
         self._call = call
         self._buffer = bytearray(BUFFER_BYTES)
         self._line = bytearray()
-        self._out: deque = deque()
-        self._stream: Optional[object] = None
+        self._out: deque[memoryview] = deque()
+        self._stream: Optional[Stream] = None
 
-    def connected(self, stream: object) -> None:
+    def connected(self, stream: Stream) -> None:
         """A new connection; an older one is replaced."""
         if self._stream is not None:
             self._stream.close("replaced by a new connection")
@@ -59,7 +62,7 @@ class Control:
             self._line = rest
             self._request(bytes(line))
 
-    def notify(self, method: str, params: dict) -> None:
+    def notify(self, method: str, params: Params) -> None:
         """Tell the host, if it listens."""
         self._send({"jsonrpc": "2.0", "method": method, "params": params})
 
@@ -100,7 +103,7 @@ class Control:
         except (KeyError, TypeError, ValueError, OSError) as error:
             reply(RpcError(-32602, f"{method}: {type(error).__name__}: {error}"))
 
-    def _send(self, message: dict) -> None:
+    def _send(self, message: Params) -> None:
         if self._stream is not None:
             self._out.append(memoryview(json.dumps(message).encode() + b"\n"))
             self.writable()

@@ -33,7 +33,7 @@ class Kernel:
         self._loop = loop
         self._directory = directory
         self._exited = exited
-        self._tail: deque = deque(maxlen=TAIL_LINES)
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._output = -1
 
     def endpoint(self, channel: str) -> str:
@@ -43,11 +43,11 @@ class Kernel:
     def _path(self, channel: str) -> str:
         return f"{self._directory}/k-{CHANNELS.index(channel) + 1}"
 
-    def start(self, argv: Optional[list], env: dict, cwd: str, key: str) -> None:
+    def start(self, argv: Optional[list[str]], env: dict[str, str], cwd: str, key: str) -> None:
         """Write the connection file and start the process; raises :class:`OSError`."""
         os.makedirs(self._directory, mode=0o700)
         connection_file = f"{self._directory}/kernel.json"
-        info = {f"{channel}_port": number + 1 for number, channel in enumerate(CHANNELS)}
+        info: dict[str, object] = {f"{channel}_port": number + 1 for number, channel in enumerate(CHANNELS)}
         info.update(transport="ipc", ip=f"{self._directory}/k", key=key, signature_scheme="hmac-sha256")
         descriptor = os.open(connection_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -108,7 +108,7 @@ class Kernel:
             pass
         self._exited(self)
 
-    def tail(self) -> list:
+    def tail(self) -> list[str]:
         """The last lines that the process wrote to its own stdout and stderr."""
         return list(self._tail)
 

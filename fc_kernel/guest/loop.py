@@ -8,12 +8,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from typing import Callable
+from typing import Any, Callable, Union
 
 import zmq
 
 POLLIN = zmq.POLLIN
 POLLOUT = zmq.POLLOUT
+
+Source = Union[int, "zmq.Socket[Any]"]
 
 
 class Loop:
@@ -21,17 +23,17 @@ class Loop:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
-        self._callbacks: dict = {}
-        self._timers: list = []
+        self._callbacks: dict[Source, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._running = True
 
-    def watch(self, source: object, events: int, callback: Callable[[int], None]) -> None:
+    def watch(self, source: Source, events: int, callback: Callable[[int], None]) -> None:
         """Call ``callback(events)`` when ``source`` (a descriptor or a ZeroMQ socket) is ready; replaces a watch."""
         self._poller.register(source, events)
         self._callbacks[source] = callback
 
-    def unwatch(self, source: object) -> None:
+    def unwatch(self, source: Source) -> None:
         """Forget a source; nothing happens if it is not watched."""
         if self._callbacks.pop(source, None) is not None:
             self._poller.unregister(source)

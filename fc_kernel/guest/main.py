@@ -11,6 +11,10 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fc_kernel.guest.interfaces import Service
 
 PORT_NAME = "fc_kernel.mux.0"
 
@@ -34,7 +38,7 @@ def find_modules() -> None:
             sys.path.append(entry)
 
 
-def options() -> dict:
+def options() -> dict[str, str]:
     """``fc.*`` of the kernel's command line as PID 1, else the arguments."""
     if os.getpid() == 1:
         with open("/proc/cmdline") as file:
@@ -69,18 +73,19 @@ def main() -> None:
 
     loop = Loop()
     transport = given.get("transport", "vsock")
+    service: Service
     if given.get("service") == "conformance":
-        from fc_kernel.testing.guest_services import ConformanceServices as Service
+        from fc_kernel.testing.guest_services import ConformanceServices
 
-        service = Service(loop)
+        service = ConformanceServices(loop)
     else:
         from fc_kernel.guest.agent import Agent
 
         service = Agent(loop, run_dir=given.get("run_dir", "/run/fc"), transport=transport, is_init=is_init)
     if transport == "mux":
-        from fc_kernel.guest.mux_transport import MuxTransport
+        from fc_kernel.guest.mux_transport import MuxTransport, open_port
 
-        MuxTransport(loop, mux_device(), service.accept)
+        MuxTransport(loop, open_port(mux_device()), service.accept)
     else:
         from fc_kernel.guest import transport as sockets
 

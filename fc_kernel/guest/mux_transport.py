@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 from ..errors import FcKernelError
 from ..vsock import mux
 from ..vsock.handshake import HandshakeServer, connect_answer
 from .loop import POLLIN, POLLOUT, Loop
 
+if TYPE_CHECKING:
+    from .interfaces import Accept, Handler
+
 READ_BYTES = 128 << 10
 #: How often a port is tried whose other side is not connected.
 RETRY_S = 0.05
-
-Accept = Callable[[int], Optional[object]]
 
 
 class MuxStream:
@@ -23,11 +25,11 @@ class MuxStream:
     def __init__(self, transport: MuxTransport, number: int) -> None:
         self._transport = transport
         self._number = number
-        self._handshake: Optional[HandshakeServer] = HandshakeServer()
-        self._handler: Optional[object] = None
+        self._handshake = HandshakeServer()
+        self._handler: Optional[Handler] = None
         self.closed = False
 
-    def send(self, buffers: list) -> int:
+    def send(self, buffers: Sequence[Union[bytes, memoryview]]) -> int:
         """Queue what the window allows; fewer bytes than given means that ``writable()`` will be called."""
         total = 0
         for buffer in buffers:
@@ -40,10 +42,10 @@ class MuxStream:
 
     def received(self, data: memoryview) -> None:
         """Bytes from the host."""
-        if self._handshake is not None:
+        handler = self._handler
+        if handler is None:
             self._greet(bytes(data))
             return
-        handler = self._handler
         size = len(data)
         while len(data) and not self.closed:
             room = handler.get_buffer()
@@ -68,7 +70,6 @@ class MuxStream:
         if handler is None:
             self.close("nothing listens")
             return
-        self._handshake = None
         self._handler = handler
         self._transport.mux.send(self._number, connect_answer(port))
         handler.connected(self)
@@ -77,6 +78,15 @@ class MuxStream:
         """The window opened."""
         if self._handler is not None and not self.closed:
             self._handler.writable()
+
+    def end(self) -> None:
+        """Close in order: what :meth:`send` has taken still arrives; the stream is forgotten when the host ends it too."""
+        if not self.closed:
+            self.closed = True
+            self._transport.mux.end(self._number)
+            self._transport.flush()
+            if self._handler is not None:
+                self._handler.lost("ended")
 
     def close(self, reason: str = "closed") -> None:
         """Reset the stream; the handler is told why."""
@@ -87,21 +97,27 @@ class MuxStream:
                 self._handler.lost(reason)
 
 
-class MuxTransport:
-    """Serves the streams of one virtio port."""
+def open_port(device: str) -> int:
+    """A descriptor of a virtio port for :class:`MuxTransport`."""
+    return os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def __init__(self, loop: Loop, device: str, accept: Accept) -> None:
+
+class MuxTransport:
+    """Serves the streams of one virtio port, given as an open non-blocking descriptor; see :func:`open_port`."""
+
+    def __init__(self, loop: Loop, port: int, accept: Accept) -> None:
         self.accept = accept
         self._loop = loop
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
-        self._port = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._port = port
         self._events = 0
         self._start()
 
     def _start(self) -> None:
+        self._up = True
         self.mux = mux.Mux(client=False)
-        self._streams: dict = {}
+        self._streams: dict[int, MuxStream] = {}
         self._watch(POLLIN)
 
     def _watch(self, events: int) -> None:
@@ -117,7 +133,7 @@ class MuxTransport:
 
     def flush(self) -> None:
         """Write what the port takes."""
-        while self.mux.wants_to_send:
+        while self._up and self.mux.wants_to_send:
             buffers = self.mux.data_to_send()
             try:
                 sent = os.writev(self._port, buffers)
@@ -127,7 +143,8 @@ class MuxTransport:
             if sent < sum(map(len, buffers)):
                 self._watch(POLLIN | POLLOUT)
                 return
-        self._watch(POLLIN)
+        if self._up:
+            self._watch(POLLIN)
 
     def _ready(self, events: int) -> None:
         if events & ~POLLOUT:
@@ -157,9 +174,11 @@ class MuxTransport:
                 stream.writable()
             else:
                 stream.close("closed by the host")
+                self._streams.pop(number, None)
 
     def _disconnected(self) -> None:
         """The monitor's side of the port is closed: forget all streams, and look again after a while."""
+        self._up = False
         self._loop.unwatch(self._port)
         self._events = 0
         for stream in list(self._streams.values()):

@@ -18,7 +18,7 @@ SHARED = (
     "testing/__init__.py",
     "testing/guest_services.py",
 )
-HOST_ONLY = {"payload.py"}
+HOST_ONLY = {"interfaces.py", "payload.py"}
 
 
 def guest_files() -> dict[str, bytes]:

@@ -7,13 +7,16 @@ the kernel sends while no tunnel is up, or while the tunnel is slow, waits in th
 from __future__ import annotations
 
 from collections import deque
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import zmq
 
 from ..channels import frames
 from ..channels.link import Established, Link
 from .loop import POLLIN, Loop
+
+if TYPE_CHECKING:
+    from .interfaces import Stream
 
 #: One identity on all sockets: the kernel sends input requests to the identity of the execute request.
 IDENTITY = b"fc-agent"
@@ -28,12 +31,12 @@ class Relay:
         self.channel = channel
         self._loop = loop
         self._link = Link(channel, dialer=False)
-        self._socket: Optional[zmq.Socket] = None
-        self._stream: Optional[object] = None
+        self._socket: Optional[zmq.Socket[Any]] = None
+        self._stream: Optional[Stream] = None
         self._polling = False
-        self._waiting: deque = deque()
+        self._waiting: deque[list[memoryview]] = deque()
 
-    def attach_kernel(self, context: zmq.Context, endpoint: str) -> None:
+    def attach_kernel(self, context: zmq.Context[Any], endpoint: str) -> None:
         """Connect to a new kernel's socket, in place of the old one's."""
         self.detach_kernel()
         kind = zmq.SUB if self.channel == "iopub" else zmq.DEALER
@@ -51,7 +54,7 @@ class Relay:
         self._socket = socket
         self._poll()
         while self._waiting:
-            self._to_kernel(self._waiting.popleft())
+            _send(socket, self._waiting.popleft())
 
     def detach_kernel(self) -> None:
         """Let go of the kernel's socket."""
@@ -62,7 +65,7 @@ class Relay:
             self._socket.close()
             self._socket = None
 
-    def connected(self, stream: object) -> None:
+    def connected(self, stream: Stream) -> None:
         """A new connection of the host; an older one is replaced."""
         if self._stream is not None:
             self._stream.close("replaced by a new connection")
@@ -87,7 +90,7 @@ class Relay:
             elif self._socket is None:
                 self._waiting.append(event.parts)
             else:
-                self._to_kernel(event.parts)
+                _send(self._socket, event.parts)
         self.writable()
 
     def writable(self) -> None:
@@ -108,9 +111,11 @@ class Relay:
         wanted = self._socket is not None and self._link.established and self._link.writable
         if wanted != self._polling:
             self._polling = wanted
+            if self._socket is None:
+                return
             if wanted:
                 self._loop.watch(self._socket, POLLIN, self._from_kernel)
-            elif self._socket is not None:
+            else:
                 self._loop.unwatch(self._socket)
 
     def _from_kernel(self, _events: int) -> None:
@@ -123,14 +128,12 @@ class Relay:
             except zmq.Again:
                 break
             parts = [frame.buffer for frame in message]
-            size = sum(map(len, parts))
-            if size > frames.MAX_MESSAGE_BYTES or len(parts) > frames.MAX_PARTS:
-                print(
-                    f"agent: a message of {size} bytes on {self.channel} is over the limit and was dropped", flush=True
-                )
+            if problem := frames.oversize(parts):
+                print(f"agent: dropped on {self.channel}: {problem}", flush=True)
                 continue
             link.send(parts)
         self.writable()
 
-    def _to_kernel(self, parts: list) -> None:
-        self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+
+def _send(socket: zmq.Socket[Any], parts: list[memoryview]) -> None:
+    socket.send_multipart(parts, zmq.NOBLOCK, copy=False)

@@ -7,56 +7,44 @@ A connection is handed to a *handler*, which has ``connected(stream)``, ``get_bu
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from typing import Callable, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Callable, Union
 
 from ..errors import FcKernelError
 from ..vsock.handshake import HandshakeServer, connect_answer
 from .loop import POLLIN, POLLOUT, Loop
 
-#: The host opens one connection for each port; more are a mistake or a flood.
-BACKLOG = 16
+if TYPE_CHECKING:
+    from .interfaces import Accept, Handler
 
-#: Given a port, the handler for a new connection to it, or ``None`` where nothing listens.
-Accept = Callable[[int], Optional[object]]
+#: The host opens one connection for each port; a burst of more waits here, as at the multiplexer's bridge.
+BACKLOG = 64
 
 
 class SocketStream:
     """A connected socket, its handler, and the backpressure between them."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, handler: object) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, handler: Handler) -> None:
         self._loop = loop
         self._sock = sock
         self._handler = handler
-        self._reading = True
         self._blocked = False
         self.closed = False
         self._watch()
         handler.connected(self)
 
     def _watch(self) -> None:
-        events = (POLLIN if self._reading else 0) | (POLLOUT if self._blocked else 0)
-        if events:
-            self._loop.watch(self._sock.fileno(), events, self._ready)
-        else:
-            self._loop.unwatch(self._sock.fileno())
+        self._loop.watch(self._sock.fileno(), POLLIN | (POLLOUT if self._blocked else 0), self._ready)
 
-    def pause_reading(self, paused: bool) -> None:
-        """Stop or go on reading: what is not read waits in the sender."""
-        if self._reading == paused:
-            self._reading = not paused
-            if not self.closed:
-                self._watch()
-
-    def send(self, buffers: list) -> int:
+    def send(self, buffers: Sequence[Union[bytes, memoryview]]) -> int:
         """Send what the socket takes now; fewer bytes than given means that ``writable()`` will be called."""
         try:
             sent = self._sock.sendmsg(buffers)
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.close(os.strerror(error.errno))
+            self.close(error.strerror or "broken")
             return 0
         blocked = sent < sum(map(len, buffers))
         if blocked != self._blocked:
@@ -78,7 +66,7 @@ class SocketStream:
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(os.strerror(error.errno))
+            self.close(error.strerror or "broken")
             return
         if not count:
             self.close("closed by the host")
@@ -87,6 +75,10 @@ class SocketStream:
             self._handler.buffer_updated(count)
         except FcKernelError as error:
             self.close(str(error))
+
+    def end(self) -> None:
+        """Close in order: what :meth:`send` has taken still arrives."""
+        self.close("ended")
 
     def close(self, reason: str = "closed") -> None:
         """Close once; the handler is told why."""
@@ -125,7 +117,7 @@ class _Greeting:
         SocketStream(self._loop, self._sock, handler)
 
 
-def _accepting(loop: Loop, listener: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+def _accepting(loop: Loop, listener: socket.socket, accepted: Callable[[socket.socket], object]) -> None:
     listener.setblocking(False)
     listener.listen(BACKLOG)
 
@@ -146,11 +138,11 @@ def listen_hybrid(loop: Loop, path: str, accept: Accept) -> socket.socket:
     """Listen on a Unix socket as a monitor does for its guest; returns the listener."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
-    _accepting(loop, listener, lambda sock: _Greeting(loop, sock, accept) and None)
+    _accepting(loop, listener, lambda sock: _Greeting(loop, sock, accept))
     return listener
 
 
-def listen_vsock(loop: Loop, ports: list, accept: Accept) -> list:
+def listen_vsock(loop: Loop, ports: Sequence[int], accept: Accept) -> list[socket.socket]:
     """Listen on AF_VSOCK ports; the monitor does the handshake. Returns the listeners."""
     listeners = []
     for port in ports:

@@ -1,0 +1,61 @@
+"""What the guest's transports and the handlers of their streams expect of each other. For type checkers: nothing imports it
+at run time, because each import costs time before the first cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, Optional, Protocol, Union
+
+Params = dict[str, Any]
+#: Takes the result of a call, or the :class:`~fc_kernel.guest.control.RpcError` that it ended with.
+Reply = Callable[[object], None]
+
+
+class Stream(Protocol):
+    """A connection of the host's."""
+
+    closed: bool
+
+    def send(self, buffers: Sequence[Union[bytes, memoryview]]) -> int:
+        """Take what there is room for and say how much; if that is not all, ``writable()`` will be called."""
+
+    def end(self) -> None:
+        """Close in order: what ``send()`` has taken still arrives."""
+
+    def close(self, reason: str = "closed") -> None:
+        """Close at once; the handler is told why."""
+
+
+class Handler(Protocol):
+    """Who serves the streams of a port."""
+
+    def connected(self, stream: Stream) -> None:
+        """A new stream."""
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes go."""
+
+    def buffer_updated(self, count: int) -> None:
+        """So many came; raises :class:`~fc_kernel.errors.FcKernelError` when they break the protocol."""
+
+    def writable(self) -> None:
+        """There is room again."""
+
+    def lost(self, reason: str) -> None:
+        """The stream is closed."""
+
+
+#: Given a port, the handler for a new connection to it, or ``None`` where nothing listens.
+Accept = Callable[[int], Optional[Handler]]
+
+
+class Service(Protocol):
+    """What a guest serves."""
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """The ports that are served."""
+
+    def accept(self, port: int) -> Optional[Handler]:
+        """The handler for a new connection to a port, or ``None``."""
