@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from fc_kernel.doctor import Check, Report, Status, examine
 from fc_kernel.images.manifest import ImageManifest, Part
 from fc_kernel.tier import Tier
 from fc_kernel.vmm.kvm import KvmReport
+
+from .calling import call
 
 FIRECRACKER = "echo 'Firecracker v1.16.1'"
 QEMU = """case "$1" in
@@ -237,8 +238,8 @@ def configured(host: Host) -> Host:
     return host
 
 
-def test_the_command(configured: Host, command: Callable[..., Any]) -> None:
-    called = command("doctor")
+def test_the_command(configured: Host) -> None:
+    called = call("doctor")
     lines = called.out.splitlines()
     assert called.status == 0
     assert [line[6:].partition("  ")[0] for line in lines[:-1]] == NAMES
@@ -246,14 +247,14 @@ def test_the_command(configured: Host, command: Callable[..., Any]) -> None:
     assert lines[-1] == "a kernel can start: firecracker, tier kvm"
     configured.kvm(PVM)
     configured.program("qemu", None)
-    called = command("doctor")
+    called = call("doctor")
     assert called.status == 1
     assert "→ install QEMU 7.2 or later" in called.out
     assert called.out.splitlines()[-1] == "no kernel can start on this host"
 
 
-def test_the_command_for_scripts(configured: Host, command: Callable[..., Any]) -> None:
-    called = command("doctor", "--json")
+def test_the_command_for_scripts(configured: Host) -> None:
+    called = call("doctor", "--json")
     document = json.loads(called.out)
     assert called.status == 0
     assert set(document) == {"can_start", "monitor", "tier", "checks"}
@@ -261,10 +262,10 @@ def test_the_command_for_scripts(configured: Host, command: Callable[..., Any]) 
     assert [check["name"] for check in document["checks"]] == NAMES
     assert all(set(check) == {"name", "status", "detail", "remedy"} for check in document["checks"])
     (configured.path / "data/images/default/manifest.json").unlink()
-    called = command("doctor", "--json")
+    called = call("doctor", "--json")
     assert called.status == 1
     assert json.loads(called.out)["can_start"] is False
-    called = command("doctor", "--json", "--no-image")
+    called = call("doctor", "--json", "--no-image")
     assert called.status == 0
     assert json.loads(called.out)["can_start"] is True
 

@@ -17,7 +17,7 @@ from fc_kernel.kernelspec import DEFAULT_NAME, PROVISIONER, Profile, install, ke
 
 @pytest.fixture(autouse=True)
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only directory with kernelspecs that can be found."""
+    """A directory for kernelspecs, looked at before those of this environment."""
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share/jupyter"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "user"))
     monkeypatch.setenv("JUPYTER_NO_CONFIG", "1")
