@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import SpecError, UnsupportedByMonitor
+from ...errors import UnsupportedByMonitor
 from ...spec import NetworkInterface, RateLimiter, TokenBucket
 from ..base import BootPlan
 from .program import QemuProgram
@@ -12,6 +12,10 @@ from .program import QemuProgram
 MUX_PORT_NAME = "fc_kernel.mux.0"
 QMP_SOCKET = "qmp.sock"
 MUX_SOCKET = "mux.sock"
+#: The machine has so many virtio transports, of which entropy and the multiplexer's port take one each.
+MAX_DEVICES, OWN_DEVICES = 24, 2
+#: QEMU takes no higher limit; none that is higher limits anything.
+MAX_THROTTLE = 10**15
 #: What this monitor's guests need on their command line beside the image's own.
 BOOT_ARGS = "fc.transport=mux"
 
@@ -21,8 +25,7 @@ def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc
 
     ``tsc_khz`` is the speed of the counter that an emulated guest reads.
 
-    Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` for what only Firecracker can do, and
-    :class:`~fc_kernel.errors.SpecError` for a path that QEMU's option syntax cannot carry.
+    Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` for what QEMU's machine cannot do.
     """
     spec = plan.spec
     _supported(plan, program)
@@ -60,25 +63,45 @@ def _supported(plan: BootPlan, program: QemuProgram) -> None:
         raise UnsupportedByMonitor("restore_from", needs="Firecracker 1.12", found=found)
     if plan.spec.vsock is not None:
         raise UnsupportedByMonitor("vsock (a chosen cid)", needs="Firecracker 1.12", found=found)
+    devices = OWN_DEVICES + (plan.spec.rootfs is not None)
+    devices += len(plan.spec.extra_drives) + len(plan.spec.network_interfaces)
+    if devices > MAX_DEVICES:
+        raise UnsupportedByMonitor(
+            f"a machine with {devices - OWN_DEVICES} drives and network interfaces",
+            needs=f"at most {MAX_DEVICES - OWN_DEVICES} of them",
+            found=found,
+        )
 
 
 def _drive(drive_id: str, path: Path, *, read_only: bool, limiter: RateLimiter | None) -> list[str]:
-    if "," in str(path):
-        raise SpecError(f"drive {drive_id}", str(path), "a path without a comma (QEMU's option syntax)")
-    options = [f"id={drive_id}", f"file={path}", "format=raw", "if=none", f"read-only={'on' if read_only else 'off'}"]
+    # A prefix, because QEMU's names begin with a letter and the spec's need not.
+    name = f"drive-{drive_id}"
+    options = [
+        f"id={name}",
+        f"file={_file(path)}",
+        "format=raw",
+        "if=none",
+        f"read-only={'on' if read_only else 'off'}",
+    ]
     # The file is locked by whoever writes it; a read-only image is shared by many VMs.
     options.append("file.locking=off" if read_only else "file.locking=auto")
     if limiter is not None:
         options += _throttle("bps", limiter.bandwidth) + _throttle("iops", limiter.ops)
-    return ["-drive", ",".join(options), "-device", f"virtio-blk-device,drive={drive_id}"]
+    return ["-drive", ",".join(options), "-device", f"virtio-blk-device,drive={name}"]
+
+
+def _file(path: Path) -> str:
+    """A path as a value in QEMU's option syntax, where a comma is doubled and ``fat:x`` would be no file of that name."""
+    text = str(path) if path.is_absolute() else f"./{path}"
+    return text.replace(",", ",,")
 
 
 def _throttle(what: str, bucket: TokenBucket | None) -> list[str]:
     """A token bucket as QEMU's leaky one (``docs/throttle.txt``): the rate, and the size as what may burst at once."""
     if bucket is None:
         return []
-    per_second = max(1, bucket.size * 1000 // bucket.refill_time_ms)
-    burst = max(per_second, bucket.size + (bucket.one_time_burst or 0))
+    per_second = min(max(1, bucket.size * 1000 // bucket.refill_time_ms), MAX_THROTTLE)
+    burst = min(max(per_second, bucket.size + (bucket.one_time_burst or 0)), MAX_THROTTLE)
     return [f"throttling.{what}-total={per_second}", f"throttling.{what}-total-max={burst}"]
 
 
@@ -89,8 +112,9 @@ def _network(interface: NetworkInterface, program: QemuProgram) -> list[str]:
             needs="Firecracker 1.12",
             found=f"QEMU {program.version}",
         )
-    device = f"virtio-net-device,netdev={interface.iface_id}"
+    name = f"net-{interface.iface_id}"
+    device = f"virtio-net-device,netdev={name}"
     if interface.guest_mac:
         device += f",mac={interface.guest_mac}"
-    netdev = f"tap,id={interface.iface_id},ifname={interface.host_dev_name},script=no,downscript=no"
+    netdev = f"tap,id={name},ifname={interface.host_dev_name},script=no,downscript=no"
     return ["-netdev", netdev, "-device", device]
