@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from jupyter_core.application import base_aliases, base_flags
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from traitlets import Bool, Integer, Unicode
 
-from ..errors import ConfigError, FcKernelError
+from ..errors import ConfigError
 from ..headless import execute, read_notebook
 from ..vmm.console import without_controls
 from .command import Command
@@ -57,16 +56,26 @@ class ExecuteCommand(Command):
             # What is printed and written afterwards is of this run alone, also where it ends early.
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        # The kernel manager logs a traceback for each error that this command reports in one line.
-        self.log.addFilter(_is_unreported)
+        printed: set[int] = set()
+
+        def print_outputs(cell: Any, cell_index: int, **_: Any) -> None:
+            if not self.quiet and cell_index not in printed:
+                printed.add(cell_index)
+                self._print_outputs(cell)
+
+        starting = self.err.status("starting the microVM")
         failure = ""
         try:
+            if self.err.is_terminal:
+                starting.start()
             execute(
                 notebook,
                 cwd=path.parent,
                 kernel_name=self.kernel_name or None,
                 timeout=self.timeout_s or None,
                 allow_errors=self.allow_errors,
+                on_cell_start=lambda **_: starting.stop(),
+                on_cell_executed=print_outputs,
             )
         except CellExecutionError as error:
             failure = f"{error.ename}: {error.evalue}"
@@ -76,10 +85,10 @@ class ExecuteCommand(Command):
             # nbclient's for a kernel that died, or that did not answer.
             failure = str(error)
         finally:
-            self.log.removeFilter(_is_unreported)
-        if not self.quiet:
-            for cell in notebook.cells:
-                self._print_outputs(cell)
+            starting.stop()
+        # What came of a cell that did not end.
+        for index, cell in enumerate(notebook.cells):
+            print_outputs(cell, index)
         if self.inplace or self.output:
             target = self.output or path
             try:
@@ -102,7 +111,3 @@ class ExecuteCommand(Command):
                 text = without_controls(output["data"].get("text/plain", ""))
                 images = [f"{mime}, {len(data)} characters" for mime, data in output["data"].items() if "image" in mime]
                 self.out.print(text, *(f"[{image}]" for image in images), markup=False)
-
-
-def _is_unreported(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], FcKernelError))
