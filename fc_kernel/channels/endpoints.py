@@ -103,9 +103,8 @@ class BoundSockets:
         """
         for channel in CHANNELS:
             public = self._public(channel)
-            with contextlib.suppress(FileNotFoundError):
-                public.unlink()
             try:
+                public.unlink(missing_ok=True)
                 os.link(self._private(channel), public)
             except OSError as error:
                 raise ConfigError(f"cannot make the socket {str(public)!r}: {error.strerror}") from error
