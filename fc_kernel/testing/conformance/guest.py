@@ -56,22 +56,26 @@ class Connection:
         """Connect; raises :class:`ConnectionRefusedError` when the guest does not listen there."""
         reader, writer = await asyncio.open_unix_connection(os.fspath(vmm.uds_path))
         try:
-            writer.write(connect_request(port))
-            line = await reader.readuntil(b"\n")
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            await _close(writer)
-            said = error.partial if isinstance(error, asyncio.IncompleteReadError) else b""
-            expect(not said, f"a refused port was answered with {said!r} instead of nothing")
-            raise ConnectionRefusedError(f"the guest does not listen on port {port}") from None
+            await cls._greet(reader, writer, port)
         except BaseException:
             await _close(writer)
             raise
+        return cls(reader, writer)
+
+    @staticmethod
+    async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+        try:
+            writer.write(connect_request(port))
+            line = await reader.readuntil(b"\n")
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            said = error.partial if isinstance(error, asyncio.IncompleteReadError) else b""
+            expect(not said, f"a refused port was answered with {said!r} instead of nothing")
+            raise ConnectionRefusedError(f"the guest does not listen on port {port}") from None
         word, _, number = line.decode("ascii", "replace").rstrip("\n").partition(" ")
         expect(
             len(line) <= MAX_LINE_BYTES and word == "OK" and number.isdecimal(),
             rf"the handshake was answered with {line!r} instead of 'OK <n>\n'",
         )
-        return cls(reader, writer)
 
     async def send(self, data: bytes) -> None:
         """Send; returns when no more than a buffer's content waits."""
