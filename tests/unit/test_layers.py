@@ -1,0 +1,212 @@
+"""The package's shape: a module imports only from its own group or from a layer below; names, sizes, exports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+
+import pytest
+
+import fc_kernel
+from fc_kernel.guest.payload import guest_files
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fc_kernel"
+MAX_LINES, MEDIAN_LINES = 400, 200
+
+#: From the bottom. A group is one or more modules or packages; groups of one layer do not import each other.
+LAYERS = [
+    ["errors", "files", "tier"],
+    ["spec", "paths", "vsock"],
+    ["settings", "channels"],
+    ["resolve", "kernelspec", "guest testing.guest_services"],
+    ["config", "environment", "notebook", "headless", "vmm"],
+    ["sources", "images", "testing"],
+    ["host"],
+    ["doctor", "provisioner", "launcher", "papermill"],
+    ["cli"],
+]
+#: Group → its layer, and module or package → its group.
+LAYER_OF = {group: number for number, groups in enumerate(LAYERS) for group in groups}
+GROUP_OF = {name: group for group in LAYER_OF for name in group.split()}
+
+
+def modules() -> dict[str, Path]:
+    """Every module's name without the package's, and its file."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def group_of(module: str) -> str:
+    """The group of the longest name in the table that the module is in."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (group := GROUP_OF.get(".".join(parts[:length]))) is not None:
+            return group
+    pytest.fail(f"fc_kernel.{module} is in no layer; put it into the table")
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def is_module_getattr(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+
+
+def imports(module: str, *, at_run_time: bool = False) -> Iterator[str]:
+    """Absolute names of what a module imports, anywhere in it; ``at_run_time`` leaves out types and what is asked for."""
+    path = MODULES[module]
+    package = [*path.relative_to(ROOT).parts[:-1]]
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if at_run_time and (is_type_checking(node) or is_module_getattr(node)):
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                whole = f"{source}.{alias.name}"
+                yield whole if whole.removeprefix("fc_kernel.") in MODULES else source
+
+
+def test_the_table_is_of_what_there_is() -> None:
+    assert [name for name in GROUP_OF if name not in MODULES] == []
+    assert len(GROUP_OF) == sum(len(group.split()) for group in LAYER_OF)
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {""}))
+def test_a_module_imports_from_its_own_group_or_below(module: str) -> None:
+    own = group_of(module)
+    upward = []
+    for name in imports(module):
+        if not name.startswith("fc_kernel."):
+            continue
+        other = group_of(name.removeprefix("fc_kernel."))
+        if other != own and LAYER_OF[other] >= LAYER_OF[own]:
+            upward.append(name)
+    assert upward == []
+
+
+def test_the_package_itself_imports_nothing_of_its_own() -> None:
+    assert [name for name in imports("", at_run_time=True) if name.startswith("fc_kernel")] == []
+    code = "import fc_kernel, sys; print(*[name for name in sys.modules if name.startswith('fc_kernel.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def shipped() -> list[str]:
+    """Modules in the guest."""
+    paths = [path if path != "main.py" else "fc_kernel/guest/main.py" for path in guest_files()]
+    return sorted(name for name, path in MODULES.items() if str(path.relative_to(ROOT)) in paths)
+
+
+def test_what_is_shipped_is_there() -> None:
+    assert len(shipped()) == len(guest_files())
+    assert {"guest.main", "guest.agent", "channels.link", "vsock.mux", "errors", ""} <= set(shipped())
+
+
+@pytest.mark.parametrize("module", shipped())
+def test_the_guest_needs_only_python_and_zmq(module: str) -> None:
+    allowed = {f"fc_kernel.{name}".rstrip(".") for name in shipped()}
+    foreign = [
+        name
+        for name in imports(module, at_run_time=True)
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "zmq"} and name not in allowed
+    ]
+    assert foreign == []
+
+
+@pytest.mark.parametrize("module", shipped())
+def test_the_guest_may_have_an_older_python(module: str) -> None:
+    ast.parse(MODULES[module].read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("word", ["util", "helper", "manager", "misc", "common"])
+def test_no_module_is_named_for_nothing(word: str) -> None:
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    assert [str(path) for path in files if word in path.stem.lower()] == []
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for directory in ("fc_kernel", "tests", "scripts")
+        for path in (ROOT / directory).rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+    assert statistics.median(length for name, length in lengths.items() if name.startswith("fc_kernel")) < MEDIAN_LINES
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name for name, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def exporting() -> list[str]:
+    return [name for name, path in MODULES.items() if re.search(r"^__all__\b", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("module", exporting())
+def test_all_is_what_is_exported(module: str) -> None:
+    imported = import_module(f"fc_kernel.{module}".rstrip("."))
+    assert len(set(imported.__all__)) == len(imported.__all__)
+    for name in imported.__all__:
+        assert getattr(imported, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        imported.no_such_name  # noqa: B018
+
+
+def test_what_the_package_exports_is_what_type_checkers_see() -> None:
+    tree = ast.parse(MODULES[""].read_text())
+    (block,) = (node for node in tree.body if is_type_checking(node))
+    seen = {
+        alias.asname: f".{node.module}"
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == fc_kernel._EXPORTS
+    assert set(fc_kernel.__all__) == {*fc_kernel._EXPORTS, "__version__"}
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """No import works only because another module was imported before."""
+    names = [
+        module.name for module in walk_packages([str(PACKAGE)], "fc_kernel.") if not module.name.endswith("__main__")
+    ]
+    code = """
+import importlib, sys
+import papermill  # it imports the engine by its entry point
+for name in sys.argv[1:]:
+    for known in [known for known in sys.modules if known.partition(".")[0] == "fc_kernel"]:
+        del sys.modules[known]
+    importlib.import_module(name)
+    print(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == names
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    headings = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fc_kernel.__version__)
+    assert fc_kernel.__version__ in headings
+    assert set(headings[: headings.index(fc_kernel.__version__)]) <= {"Unreleased"}
