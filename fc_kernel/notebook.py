@@ -6,6 +6,7 @@ that cannot be found or read gives no settings; bad settings in it are refused l
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
@@ -70,11 +71,14 @@ def _api_paths(name: str, contents_manager: Any) -> list[str]:
 
 
 async def _from_contents(contents_manager: Any, api_path: str) -> Any:
-    try:
+    async def ask() -> Any:
         model = contents_manager.get(api_path, type="notebook", content=True)
-        if inspect.isawaitable(model):
-            model = await model
-        return model["content"]
+        return (await model if inspect.isawaitable(model) else model)["content"]
+
+    try:
+        # In a task of its own: AnyIO binds the thread that reads the file to the task that asks, and a server that is ended
+        # while a kernel starts would wait for that thread for ever.
+        return await asyncio.ensure_future(ask())
     except Exception as error:  # noqa: BLE001 - contents managers are plug-ins; not finding a notebook is no failure
         log.debug("no notebook %r in the contents manager: %s", api_path, error)
         return None
