@@ -1,0 +1,100 @@
+"""Facts about the real Firecracker on which its driver rests; where one is no longer true, the driver can be simpler."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from fc_kernel.spec import VmSpec
+from fc_kernel.testing import guest_services as services
+from fc_kernel.testing.conformance import Bench
+from fc_kernel.testing.conformance.guest import Connection
+from fc_kernel.vmm.base import BootPlan, SnapshotCreate
+from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
+from fc_kernel.vmm.firecracker.program import FirecrackerProgram
+from fc_kernel.vmm.firecracker.requests import Request
+from fc_kernel.vmm.process import ResourceLimits
+
+from .conftest import BARE_METAL_MEM_MIB, Monitor, firecracker_params
+
+pytestmark = [pytest.mark.firecracker, pytest.mark.asyncio(loop_scope="module")]
+
+#: A connection is answered in a millisecond; one that is not answered in this time never is.
+NEVER_S = 3.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=firecracker_params())
+async def program(request: pytest.FixtureRequest) -> AsyncIterator[FirecrackerProgram]:
+    monitor: Monitor = request.param
+    make, _, _ = monitor.prepare(request)
+    vmm = make(BootPlan(vm_id="none", spec=VmSpec(), run_dir=Path("/nonexistent")))
+    assert isinstance(vmm, FirecrackerVmm)
+    yield vmm._program
+
+
+def bench_of(program: FirecrackerProgram, guest: Path) -> Bench:
+    spec = VmSpec(kernel=guest, vcpu_count=1, mem_size_mib=BARE_METAL_MEM_MIB, boot_args="")
+    return Bench(lambda plan: FirecrackerVmm(plan, program), spec)
+
+
+async def test_bare_resume_hangs_where_the_table_says_so(program: FirecrackerProgram, bare_metal_guest: Path) -> None:
+    """1.16.0 and 1.16.1: after Paused and Resumed alone nobody can connect any more; a diff snapshot heals that."""
+    hangs = program.features.bare_resume_hangs
+    unhealed = replace(program, features=replace(program.features, bare_resume_hangs=False))
+    async with bench_of(unhealed, bare_metal_guest) as bench, bench.guest() as guest:
+        await guest.vmm.pause()
+        await guest.vmm.resume()
+        connecting = asyncio.ensure_future(Connection.open(guest.vmm, services.ECHO_PORT))
+        done, _ = await asyncio.wait({connecting}, timeout=NEVER_S)
+        assert bool(done) is not hangs
+        if done:
+            await connecting.result().close()
+            return
+        connecting.cancel()
+        await asyncio.wait({connecting})
+        await guest.vmm.pause()
+        await guest.vmm.snapshot(SnapshotCreate(files=bench.new_files("heal"), kind="diff"))
+        await guest.vmm.resume()
+        await guest.echoes()
+
+
+async def test_guest_sees_a_reset_after_a_snapshot(program: FirecrackerProgram, bare_metal_guest: Path) -> None:
+    """So "the connection was reset" does not mean "I was restored": the source sees it too."""
+    async with bench_of(program, bare_metal_guest) as bench, bench.guest() as guest:
+        assert (await guest.counters()).resets == 0
+        await guest.vmm.pause()
+        await guest.vmm.snapshot(SnapshotCreate(files=bench.new_files("full")))
+        await guest.vmm.resume()
+        assert (await guest.counters()).resets == 1
+
+
+async def test_a_limit_below_a_drives_size_would_stop_its_writes(
+    program: FirecrackerProgram, bare_metal_guest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why the file size limit counts the drives: RLIMIT_FSIZE holds for a write in a file too."""
+    too_low = ResourceLimits(max_file_bytes=BARE_METAL_MEM_MIB << 20)
+    monkeypatch.setattr(ResourceLimits, "for_guest", classmethod(lambda *_: too_low))
+    async with bench_of(program, bare_metal_guest) as bench, bench.guest(extra_drives=bench.drives[1:]) as guest:
+        last = bench.large_bytes // services.SECTOR_BYTES - 1
+        try:
+            status, _, _ = await guest.drive(services.WRITE, 0, last, bytes(services.SECTOR_BYTES))
+        except (AssertionError, OSError):
+            # The signal that comes with it ends the monitor.
+            status = services.FAILED
+        assert status == services.FAILED
+
+
+async def test_log_and_metrics_are_written(program: FirecrackerProgram, bare_metal_guest: Path) -> None:
+    async with bench_of(program, bare_metal_guest) as bench, bench.guest() as guest:
+        run_dir = guest.vmm.plan.run_dir
+        assert isinstance(guest.vmm, FirecrackerVmm)
+        await guest.vmm._request_api().send(Request("PUT", "/actions", {"action_type": "FlushMetrics"}))
+        flushed = [json.loads(line) for line in (run_dir / "metrics").read_text().splitlines()]
+        assert flushed[-1]["vsock"]["rx_packets_count"] > 0
+        assert (run_dir / "log").is_file()
