@@ -162,7 +162,8 @@ class Vmm(ABC):
     async def load(self, snapshot: SnapshotLoad) -> None:
         """Spawn the monitor and load a snapshot instead of booting; as :meth:`start` otherwise.
 
-        Needs ``Capability.SNAPSHOT``, else :class:`~fc_kernel.errors.UnsupportedByMonitor`.
+        Needs ``Capability.SNAPSHOT``, else :class:`~fc_kernel.errors.UnsupportedByMonitor`. The guest drops all its connections
+        when it sees that it was loaded; one that was opened a moment before that falls too, so whoever dials tries again.
         """
 
     @abstractmethod

@@ -158,16 +158,17 @@ static void handle(struct packet *packet) {
 void vsock_poll(void) {
   u16 id;
   u32 length;
-  while (virtio_take(&receive_queue, &id, &length)) {
-    handle(&received[id]);
-    virtio_give(&receive_queue, id);
-  }
+  /* Events first: a connection that came after a reset must not fall to it. */
   while (virtio_take(&event_queue, &id, &length)) {
     /* The one event that there is: the machine was saved or restored, and all connections are gone (5.10.6.7). */
     vsock_resets++;
     vsock_open_count = 0;
     cid = virtio_config64(device);
     virtio_give(&event_queue, id);
+  }
+  while (virtio_take(&receive_queue, &id, &length)) {
+    handle(&received[id]);
+    virtio_give(&receive_queue, id);
   }
 }
 

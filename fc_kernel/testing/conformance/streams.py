@@ -164,6 +164,22 @@ async def unread_flood_delays_nobody(bench: Bench) -> None:
 
 
 @check()
+async def unread_echo_delays_nobody(bench: Bench) -> None:
+    """A client that sends and does not read is made to wait; others go on, and what it sent comes back when it reads."""
+    guest = await bench.shared_guest()
+    data = os.urandom(VOLUME_BYTES // 2)
+    async with guest.connect(services.ECHO_PORT) as stubborn, guest.connect(services.ECHO_PORT) as other:
+        sending = asyncio.ensure_future(stubborn.send(data))
+        try:
+            for _ in range(4):
+                await other.echo(os.urandom(VOLUME_BYTES // 16))
+            expect(await stubborn.receive(len(data)) == data, "it came back damaged")
+        finally:
+            await asyncio.wait({sending})
+        sending.result()
+
+
+@check()
 async def gone_client_disturbs_nobody(bench: Bench) -> None:
     """A client that goes away in the middle of a flood is forgotten; the next one is served."""
     guest = await bench.shared_guest()
