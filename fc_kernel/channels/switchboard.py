@@ -94,11 +94,12 @@ class Switchboard:
         done: Future[None] = Future()
 
         def command() -> None:
+            joined = [(tunnel, sockets[channel]) for channel, tunnel in self._tunnels.items()]
             self._drop_tunnels("replaced by a new one")
             self._attached = done
             self._guest = Signer(guest_key)
-            for channel, tunnel in self._tunnels.items():
-                tunnel.attach(sockets[channel], generation)
+            for tunnel, sock in joined:
+                tunnel.attach(sock, generation)
                 tunnel.release(self._guest)
 
         def commanded(submitted: Future[None]) -> None:
@@ -150,7 +151,7 @@ class Switchboard:
         self._commands.append(run)
         try:
             os.eventfd_write(self._wake, 1)
-        except OSError:
+        except (OSError, ValueError):  # closed: the descriptor is gone, or its number is -1
             done.cancel()
         return done
 
