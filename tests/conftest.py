@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ def _descriptors() -> list[str]:
     names = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            names.append(os.readlink(entry))
+            names.append(str(entry.readlink()))
         except OSError:
             continue
     return names
