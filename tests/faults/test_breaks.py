@@ -7,21 +7,25 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 from fc_kernel.errors import FcKernelError
+from fc_kernel.paths import runtime_dir
 from fc_kernel.vmm.journal import list_entries
 
 from ..jupyter.conftest import DEADLINE_S, Run
+from ..jupyter.server import Server
 
 
 @contextmanager
@@ -191,9 +195,8 @@ def test_disk_full(monitor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], check=True)
     try:
         filler = full / "filler"
-        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(b"\0" * 4096)
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(b"\0" * (1 << 20))
         monkeypatch.setenv("FC_KERNEL_RUNTIME_DIR", str(full / "r"))
         manager = KernelManager(kernel_name="fc-python3")
         with pytest.raises(FcKernelError, match=r"(?i)space"):
@@ -221,38 +224,54 @@ def test_fifty_rapid_restarts(monitor: str) -> None:
     assert after <= (before[0] + 2, before[1] + 1)
 
 
-SERVE = """
-import sys, time
-from jupyter_client.manager import KernelManager
-managers = [KernelManager(kernel_name="fc-python3") for _ in range(2)]
-for manager in managers:
-    manager.start_kernel()
-print("started", flush=True)
-time.sleep(600)
-"""
-
-
-def test_server_gets_sigkill(monitor: str) -> None:
+def test_server_gets_sigkill(monitor: str, tmp_path: Path) -> None:
     """The VMs of a killed server end by themselves, and ``gc`` leaves nothing of them."""
-    server = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
+    server = Server(tmp_path)
     try:
-        assert server.stdout.readline() == "started\n"
+        with server.client() as http:
+            for _ in range(2):
+                assert http.post("/api/kernels", json={"name": "fc-python3"}).status_code == 201
         entries = list_entries()
         assert len(entries) == 2
         processes = [psutil.Process(entry.pid) for entry in entries]
         processes += [child for process in processes for child in process.children(recursive=True)]
     finally:
         server.kill()
-        server.communicate()
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
     done = subprocess.run(
         [sys.executable, "-m", "fc_kernel.cli", "gc", "--json"], capture_output=True, text=True, check=True
     )
-    assert {vm["vm_id"] for vm in json.loads(done.stdout)} == {entry.vm_id for entry in entries}
-    assert list_entries() == []
+    outcomes = {vm["vm_id"]: vm["outcome"] for vm in json.loads(done.stdout)}
+    assert {entry.vm_id: "removed; its process had ended" for entry in entries}.items() <= outcomes.items()
+    assert list(runtime_dir().iterdir()) == []
     works()
+
+
+def test_server_ends_in_the_middle_of_a_launch(monitor: str, tmp_path: Path) -> None:
+    """SIGTERM while a notebook's kernel starts: the server ends, and nothing of the launch is left."""
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    server = Server(tmp_path)
+    body = {"path": "n.ipynb", "name": "n.ipynb", "type": "notebook", "kernel": {"name": "fc-python3"}}
+    answers: list[object] = []
+
+    def ask() -> None:
+        with server.client() as http:
+            try:
+                answers.append(http.post("/api/sessions", json=body))
+            except httpx.HTTPError as error:
+                answers.append(error)
+
+    asking = threading.Thread(target=ask, name="asking")
+    asking.start()
+    try:
+        eventually(list_entries, "the launch begins")
+    finally:
+        server.stop()
+        asking.join(DEADLINE_S)
+    assert len(answers) == 1
+    eventually(lambda: not list_entries(), "the launch is undone")
+    assert list(runtime_dir().iterdir()) == []
 
 
 async def test_cancelled_in_the_middle_of_a_launch(monitor: str) -> None:

@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 import fc_kernel
 
 from .conftest import DEADLINE_S, Run
+from .server import Server
 
 MACHINE = "import os, platform; print(platform.release(), os.cpu_count(), os.environ['FC_KERNEL_VCPU_COUNT'])"
 
@@ -185,32 +186,6 @@ def test_the_launcher_says_why_it_failed(jupyter_path: Path, tmp_path: Path) -> 
     assert done.returncode == 1
     assert "no-such-image" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-class Server:
-    """A real Jupyter server with a token, its REST and its WebSocket."""
-
-    def __init__(self, root: Path, *arguments: str) -> None:
-        self.token = "sesame"
-        self.root = root
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jupyter", "server", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1",
-             f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={root}", *arguments],
-            stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "A_SERVER_SECRET": "hunter2"},
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        self.log: list[str] = []
-        for line in self.process.stderr:
-            self.log.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
-                self.url = f"http://127.0.0.1:{found[1]}"
-                break
-        else:
-            raise AssertionError("".join(self.log))
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=DEADLINE_S)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from .conftest import DEADLINE_S
-from .test_clients import Server
+from .server import Server
 
 pytestmark = [pytest.mark.vm, pytest.mark.browser]
 
