@@ -27,6 +27,7 @@ from ..paths import RunDir, cache_dir, new_vm_id
 from ..resolve import Resolved
 from ..spec import VmSpec
 from ..vmm.base import BootPlan, Vmm, VmmState
+from ..vmm.console import without_controls
 from ..vsock.ports import CONTROL_PORT, PROTOCOL_VERSION
 from .dial import dial_until
 from .rpc import AgentClient
@@ -214,8 +215,8 @@ async def _greet(agent: AgentClient) -> GuestFacts:
     try:
         protocol = int(said["protocol"])
         facts = GuestFacts(
-            python=str(said["python"])[:32],
-            kernel_release=str(said["kernel_release"])[:64],
+            python=without_controls(str(said["python"])[:32]),
+            kernel_release=without_controls(str(said["kernel_release"])[:64]),
             vcpu_count=int(said["vcpu_count"]),
             mem_total_mib=int(said["mem_total_mib"]),
         )

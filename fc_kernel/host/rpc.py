@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import AgentError, AgentUnreachable, RemoteProtocolError
+from ..vmm.console import without_controls
 
 #: The agent's answers have some hundred bytes; the limit is the protocol's.
 MAX_LINE_BYTES = 1 << 20
@@ -133,7 +134,7 @@ class AgentClient:
             answer.set_result(message.get("result"))
         elif isinstance(error, dict):
             code = error.get("code")
-            text = str(error.get("message", ""))[:4000]
+            text = without_controls(str(error.get("message", ""))[:4000])
             answer.set_exception(AgentError(text, code=code if isinstance(code, int) else 0))
         else:
             raise RemoteProtocolError("the guest agent sent an error that is no object")
