@@ -85,6 +85,8 @@ class JournalEntry:
         """Write atomically; raises :class:`OSError`."""
         staged = run_dir / f"{JOURNAL_NAME}.new"
         try:
+            staged.unlink(missing_ok=True)
+            staged.touch(mode=0o600, exist_ok=False)
             staged.write_text(json.dumps(self.to_dict()))
             staged.replace(run_dir / JOURNAL_NAME)
         except OSError:
