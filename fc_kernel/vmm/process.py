@@ -26,6 +26,8 @@ MAX_OPEN_FILES = 4096
 FILE_SIZE_SLACK_BYTES = 16 << 20
 #: After SIGKILL only a process stuck in the kernel still lives.
 REAP_DEADLINE_S = 10.0
+#: What a process wrote before its end is there already and only has to be read.
+LAST_WORDS_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class MonitorProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Its sockets and files are for us alone, wherever it makes them.
+                umask=0o077,
                 pass_fds=tuple(pass_fds),
             )
         except OSError as error:
@@ -146,6 +150,9 @@ class MonitorProcess:
         waited_for: set[asyncio.Future[Any]] = {exit_waiter, awaitable}
         try:
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            if not awaitable.done():
+                # What it said last says more than its exit status, and may still be in the socket.
+                await asyncio.wait({awaitable}, timeout=LAST_WORDS_S)
             if awaitable.done():
                 awaitable.result()
                 return
