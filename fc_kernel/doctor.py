@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -15,6 +14,7 @@ from .config import FcKernelConfig
 from .environment import environment_source
 from .errors import ConfigError, FcKernelError, ImageError
 from .host.select import Choice, best_monitor
+from .images import namespaces
 from .images.store import ImageStore
 from .paths import data_dir, runtime_dir
 from .resolve import Resolved, resolve
@@ -28,8 +28,6 @@ from .vmm.qemu.program import find_qemu
 ROOMY_DISK_BYTES = 3 << 30
 #: Below this not even a run directory with its log is safe.
 LEAST_DISK_BYTES = 64 << 20
-#: ``unshare`` answers in milliseconds; a machine that needs longer is stuck.
-NAMESPACE_DEADLINE_S = 10.0
 #: What ``fc-kernel image build`` runs, and the Debian package that brings it.
 BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils", "dpkg-deb": "dpkg", "depmod": "kmod"}
 
@@ -169,22 +167,12 @@ def _run_dir() -> Check:
 
 def _user_namespaces() -> Check:
     name = "user namespaces"
-    try:
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "true"],
-            capture_output=True,
-            text=True,
-            timeout=NAMESPACE_DEADLINE_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name, Status.WARN, str(error), "build images as root")
-    if done.returncode == 0:
+    said = namespaces.refusal()
+    if said is None:
         return Check(name, Status.OK, "images can be built without root")
     if os.geteuid() == 0:
         return Check(name, Status.OK, "not available, and not needed by root")
-    remedy = "build images as root, or set kernel.unprivileged_userns_clone=1"
-    return Check(name, Status.WARN, done.stderr.strip() or "not available", remedy)
+    return Check(name, Status.WARN, said, namespaces.remedy())
 
 
 def _build_programs() -> Check:

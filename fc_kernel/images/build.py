@@ -17,10 +17,11 @@ from . import debian, wheels
 from .initramfs import base_initramfs, init_script
 from .kernel import find_kernel, uncompressed
 from .manifest import MANIFEST_NAME, ImageManifest, Part
+from .namespaces import root_namespaces
 from .request import BuildRequest
 from .rootfs import EPOCH, find_python, mkfs_command, tar_command
 from .staging import staging_dir, sweep
-from .steps import CommandFailed, Runner, require_programs, root_namespaces
+from .steps import CommandFailed, Runner, require_programs
 from .store import Image, ImageStore
 
 __all__ = ["BuildRequest", "Progress", "build_image", "recipe"]

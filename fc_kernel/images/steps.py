@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -29,8 +28,6 @@ PACKAGES = {
 #: How much of a failed program's output goes into the error.
 LAST_LINES = 6
 LAST_LINE_CHARS = 300
-#: Making namespaces takes milliseconds, where it is allowed at all.
-NAMESPACES_TIMEOUT_S = 20.0
 #: A killed program's children end with it; the kernel may take a moment for that.
 REMOVAL_TIMEOUT_S = 10.0
 #: Programs must not see the caller's umask: it would be in the image.
@@ -63,32 +60,6 @@ def which(name: str) -> str | None:
 
 def _path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-
-
-def root_namespaces() -> list[str]:
-    """Words in front of a command that has to be root over the files that it makes, in namespaces of its own.
-
-    Its mounts are seen by nobody else, and with its first process all others die. A user other than root is root there
-    with the ids of ``/etc/subuid``; raises :class:`~fc_kernel.errors.ImageBuildError` where that is not possible. Root
-    without the right to make namespaces (in a container, say) does without.
-    """
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-    if os.geteuid() != 0:
-        words += ["--user", "--map-root-user", "--map-auto"]
-    words.append("--")
-    try:
-        subprocess.run([*words, "true"], check=True, capture_output=True, text=True, timeout=NAMESPACES_TIMEOUT_S)
-    except subprocess.SubprocessError as error:
-        if os.geteuid() == 0:
-            return []
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        name = pwd.getpwuid(os.geteuid()).pw_name
-        raise ImageBuildError(
-            f"building an image without root needs user namespaces, newuidmap (apt-get install uidmap) and ranges for "
-            f"{name} in /etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "
-            f"{name}): {said}"
-        ) from None
-    return words
 
 
 class Runner:

@@ -13,7 +13,8 @@ import pytest
 
 from fc_kernel.errors import ImageBuildError
 from fc_kernel.images import steps
-from fc_kernel.images.steps import LAST_LINES, CommandFailed, Runner, require_programs, root_namespaces
+from fc_kernel.images.namespaces import root_namespaces
+from fc_kernel.images.steps import LAST_LINES, CommandFailed, Runner, require_programs
 
 DEADLINE_S = 60
 
@@ -102,7 +103,8 @@ def test_what_an_interrupted_program_started_ends(namespaces: bool, tmp_path: Pa
 
 KILLED = """
 import sys
-from fc_kernel.images.steps import Runner, root_namespaces
+from fc_kernel.images.namespaces import root_namespaces
+from fc_kernel.images.steps import Runner
 runner = Runner(root_namespaces(), "0")
 runner.run("step", [*runner.as_root, "sh", "-c", sys.argv[1]], progress=lambda line: print(line, flush=True), detail=str)
 """
@@ -110,6 +112,8 @@ runner.run("step", [*runner.as_root, "sh", "-c", sys.argv[1]], progress=lambda l
 
 def test_programs_of_a_killed_build_end(tmp_path: Path) -> None:
     """Also one that left its parent's session, because its namespace ends."""
+    if not root_namespaces():
+        pytest.skip("this root may not make namespaces")
     script = f"setsid sh -c 'sleep 600 # {tmp_path}' & echo started; wait"
     with subprocess.Popen([sys.executable, "-c", KILLED, script], stdout=subprocess.PIPE, text=True) as build:
         assert build.stdout is not None
@@ -146,15 +150,3 @@ def test_programs_that_are_missing_are_named_by_their_packages(monkeypatch: pyte
     with pytest.raises(ImageBuildError, match=r"apt-get install erofs-utils mmdebstrap$"):
         require_programs("mmdebstrap", "tar", "mkfs.erofs")
     require_programs("tar", "depmod")
-
-
-def test_a_user_without_namespaces_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(words: list[str], **_: object) -> None:
-        raise subprocess.CalledProcessError(1, words, stderr="unshare: unshare failed: Operation not permitted\n")
-
-    monkeypatch.setattr(subprocess, "run", refuse)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert root_namespaces() == []
-    monkeypatch.setattr(os, "geteuid", lambda: 1)
-    with pytest.raises(ImageBuildError, match=r"uidmap.*subuid.*Operation not permitted"):
-        root_namespaces()
