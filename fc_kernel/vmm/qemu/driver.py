@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, QMPError
 
-from ...errors import LaunchError, MonitorApiError, MonitorExited, OutcomeUnknown, StateError, UnsupportedByMonitor
+from ...errors import LaunchError, MonitorApiError, MonitorError, OutcomeUnknown, StateError, UnsupportedByMonitor
 from ...tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
 from ..console import ConsoleRing
@@ -106,9 +106,9 @@ class QemuVmm(Vmm):
             raise LaunchError(
                 f"QEMU was not ready within {self.plan.start_timeout_s:g} s", console=self._console.tail()
             ) from None
-        except MonitorExited as error:
+        except (MonitorError, OSError) as error:
             await self.aclose()
-            raise LaunchError(f"QEMU ended while it started: {error}", console=self._console.tail()) from error
+            raise LaunchError(f"QEMU could not start the VM: {error}", console=self._console.tail()) from error
         except BaseException:
             await self.aclose()
             raise
