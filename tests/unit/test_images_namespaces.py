@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -61,11 +62,9 @@ def test_a_failed_unshare_leaves_no_process(program: Path) -> None:
     says(program, f"sleep 600 & echo $! >{program}.pid; echo refused >&2; exit 1")
     assert refusal() == "refused"
     pid = int(Path(f"{program}.pid").read_text())
-    try:
-        # It has been sent SIGKILL; ending takes as long as it takes.
+    # It has been sent SIGKILL; ending takes as long as it takes.
+    with contextlib.suppress(psutil.NoSuchProcess):
         assert psutil.Process(pid).wait(DEADLINE_S) is None
-    except psutil.NoSuchProcess:
-        pass
 
 
 def test_an_unshare_that_hangs(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
