@@ -33,9 +33,9 @@ def on_the_fake(jupyter_path: Path) -> Iterator[None]:  # noqa: F811
 
 
 @contextmanager
-def managed() -> Iterator[KernelManager]:
+def managed(**options: Any) -> Iterator[KernelManager]:
     """A manager whose kernel, if it started one, is ended whatever happens."""
-    manager = KernelManager(kernel_name="fc-python3")
+    manager = KernelManager(kernel_name="fc-python3", **options)
     try:
         yield manager
     finally:
