@@ -26,6 +26,10 @@ MAX_OPEN_FILES = 4096
 FILE_SIZE_SLACK_BYTES = 16 << 20
 #: After SIGKILL only a process stuck in the kernel still lives.
 REAP_DEADLINE_S = 10.0
+#: A killed process that is not gone by then is stuck in the kernel; the loop does not wait for it.
+STUCK_S = 1.0
+#: What a pipe holds at most (``/proc/sys/fs/pipe-max-size``).
+LAST_READS = (1 << 20) // READ_BYTES
 #: What a process wrote before its end is there already and only has to be read.
 LAST_WORDS_S = 0.2
 
@@ -191,7 +195,11 @@ class MonitorProcess:
             # Cancelled, or stuck: what can still be done without waiting is done.
             self.send_signal(signal.SIGKILL)
             self._loop.remove_reader(self._pidfd)
-            self._exit.set_result(VmmExit(self._process.wait(), tuple(self._console.tail())))
+            try:
+                returncode = self._process.wait(STUCK_S)
+            except subprocess.TimeoutExpired:
+                returncode = -signal.SIGKILL  # it is so, as soon as the kernel lets go of it
+            self._exit.set_result(VmmExit(returncode, tuple(self._console.tail())))
         os.close(self._pidfd)
         self._pidfd = -1
         self._close_output()
@@ -216,7 +224,15 @@ class MonitorProcess:
         if returncode is None:
             return
         self._loop.remove_reader(self._pidfd)
-        with contextlib.suppress(OSError, ValueError):
-            while data := os.read(self._output, READ_BYTES):
-                self._console.write(data)
+        # A closed descriptor's number may be another file's by now, and a child that lives on may write for ever.
+        for _ in range(LAST_READS):
+            if self._process.stdout is None or self._process.stdout.closed:
+                break
+            try:
+                data = os.read(self._output, READ_BYTES)
+            except OSError:
+                break
+            if not data:
+                break
+            self._console.write(data)
         self._exit.set_result(VmmExit(returncode, tuple(self._console.tail())))
