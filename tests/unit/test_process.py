@@ -224,12 +224,13 @@ async def test_a_process_stuck_in_the_kernel_does_not_stop_the_loop(
     assert await asyncio.to_thread(spawned.process._process.wait, DEADLINE_S) == -signal.SIGKILL
 
 
-async def test_a_flood_of_a_child_that_lives_on_does_not_stop_the_loop(spawn: Spawn) -> None:
+async def test_a_flood_of_a_child_that_lives_on_does_not_stop_the_loop(spawn: Spawn, tmp_path: Path) -> None:
     """The process is dead, its child writes for ever into the same pipe."""
-    spawned = spawn("sh", "-c", "yes & echo child $!; exit 3")
+    spawned = spawn("sh", "-c", "yes & echo $! >child; exit 3")
     exited = await asyncio.wait_for(spawned.process.wait(), DEADLINE_S)
     assert exited.returncode == 3
-    child = next(process for process in psutil.process_iter(["name", "cwd"]) if process.info["name"] == "yes")
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    assert child.is_running()
     await spawned.process.aclose()
     await asyncio.to_thread(psutil.wait_procs, [child], DEADLINE_S)
     assert not child.is_running()
