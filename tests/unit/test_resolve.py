@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -211,14 +212,7 @@ settings_of_anybody = st.dictionaries(st.sampled_from(sorted(claims)), st.none()
 def test_no_untrusted_source_widens_a_limit_or_lowers_the_tier(
     said: list[dict[str, Any]], names: list[str], least: Tier
 ) -> None:
-    limits = Limits(
-        max_vcpu_count=4,
-        max_mem_size_mib=2048,
-        max_start_timeout_s=300.0,
-        allowed_images=frozenset({"default", "geo"}),
-        networks={"nat": (NIC,)},
-        minimum_tier=least,
-    )
+    limits = dataclasses.replace(LIMITS, minimum_tier=least)
     sources = [Source(name, values) for name, values in zip(names, said, strict=False)]
     try:
         found = resolve([DEFAULTS, *sources], limits)

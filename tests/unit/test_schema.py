@@ -18,37 +18,23 @@ from fc_kernel.errors import SpecError
 from fc_kernel.settings import KernelSettings, json_schema, parse_settings
 from fc_kernel.spec import VmSpec
 
+from .test_spec import WHOLE
+
 GOOD: dict[str, Any] = {
+    **WHOLE,
     "image": "default",
     "monitor": "qemu",
     "minimum_tier": "kvm",
     "network": "none",
     "workspace": "team-a",
     "start_timeout_s": 60,
-    "kernel": "/boot/vmlinux",
-    "rootfs": "/images/root.erofs",
-    "rootfs_read_only": True,
-    "vcpu_count": 2,
-    "mem_size_mib": 512,
-    "boot_args": "console=ttyS0",
-    "rootfs_rate_limit": {"bandwidth": {"size": 1, "one_time_burst": 2, "refill_time_ms": 3}, "ops": None},
     "network_interfaces": [
-        {
-            "iface_id": "eth0",
-            "host_dev_name": "tap0",
-            "guest_mac": "06:00:ac:10:00:02",
-            "rx_rate_limiter": {"ops": {"size": 1, "refill_time_ms": 1}},
-        }
+        {**WHOLE["network_interfaces"][0], "rx_rate_limiter": {"ops": {"size": 1, "refill_time_ms": 1}}}
     ],
-    "extra_drives": [{"drive_id": "data", "path_on_host": "/data.img", "is_read_only": False}],
-    "vsock": {"cid": 3, "uds_path": "v.sock"},
     "restore_from": {
-        "vm_id": "vm",
-        "snapshot_id": "one",
-        "resume_immediately": False,
+        **WHOLE["restore_from"],
         "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}],
     },
-    "track_dirty_pages": False,
 }
 #: One of each kind, put in the place of every value of the document above.
 STRANGERS = [
