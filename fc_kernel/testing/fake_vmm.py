@@ -21,6 +21,7 @@ from ..errors import LaunchError, MonitorExited, StateError, UnsupportedByMonito
 from ..tier import Tier
 from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
 from ..vmm.console import ConsoleRing
+from ..vmm.finish import finish
 from ..vmm.process import MonitorProcess, ResourceLimits
 
 #: Files of a host process are its own business; the limit only has to be one.
@@ -123,6 +124,9 @@ class FakeVmm(Vmm):
     async def pause(self) -> None:
         """Stop the agent and all that it started."""
         self._only_in(VmmState.RUNNING, "pause")
+        await finish(self._pause())
+
+    async def _pause(self) -> None:
         process = self._running()
         self._signal_all(process, signal.SIGSTOP)
         while process.exited is None and not _stands_still(process.pid):

@@ -51,7 +51,8 @@ class BootPlan:
 
     ``spec`` is fully resolved: ``kernel``, ``rootfs`` (unless the guest needs none), ``vcpu_count``, ``mem_size_mib``,
     ``boot_args``, ``rootfs_read_only`` and ``track_dirty_pages`` are set. ``initrd`` is not a field of the reference
-    ``VmSpec``; it comes from the image. ``run_dir`` is the VM's private 0700 directory, which the driver may fill but
+    ``VmSpec``; it comes from the image. For a :meth:`Vmm.load` the spec is that of the VM that was saved, as far as it is
+    known: the snapshot has a machine of its own. ``run_dir`` is the VM's private 0700 directory, which the driver may fill but
     does not remove. ``start_timeout_s`` bounds :meth:`Vmm.start`, not the guest's own boot.
     """
 
@@ -112,6 +113,9 @@ class Vmm(ABC):
     everything (process reaped, descriptors closed, tasks ended), even if it is cancelled or grace fails, and may be
     called twice; any other call after it raises :class:`~fc_kernel.errors.StateError`, but for those that only tell what
     was: ``state``, ``pid``, ``uds_path``, ``version``, ``capabilities`` and :meth:`console_tail`.
+
+    A cancelled :meth:`start` or :meth:`load` leaves nothing; a cancelled :meth:`pause`, :meth:`resume` or :meth:`snapshot` is
+    carried to its end first, so that ``state`` is what the VM's state is.
     """
 
     #: ``firecracker``, ``qemu`` or ``fake``.

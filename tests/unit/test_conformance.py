@@ -103,6 +103,19 @@ def sleeping_in(directory: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "60"], cwd=directory)
 
 
+class ForgetsACancelledPause(SoundVmm):
+    async def pause(self) -> None:
+        before = self._state
+        await super().pause()
+        paused, self._state = self._state, before
+        await asyncio.sleep(0.05)
+        self._state = paused
+
+
+async def test_cancelled_pause() -> None:
+    await fails(ForgetsACancelledPause, "cancelled_change_leaves_a_true_state")
+
+
 class LeavesSomething(SoundVmm):
     left: subprocess.Popen[bytes] | None = None
 

@@ -18,6 +18,8 @@ GROWTH, WATCH_S = 50, 0.4
 #: The guest is paused for so many times as long, and may have counted so many times as much when it is asked again. (It does
 #: run between the resume and its answer, and on a busy host that is not at once.)
 PAUSED_TIMES, COUNTED_TIMES = 6, 3
+#: When a pause is cancelled, in seconds after its beginning; where nothing has begun, nothing has changed.
+CANCEL_AFTER_S = (0.0, 0.0003, 0.001, 0.003, 0.01)
 #: A paused guest answers nobody, however long one waits; this is long enough for any that does.
 SILENCE_S = 0.3
 
@@ -120,3 +122,21 @@ async def connections_end_at_a_pause(bench: Bench) -> None:
         connection.writer.write(b"is anybody there?")
         await connection.ended()
     await guest.echoes()
+
+
+@check(Capability.PAUSE)
+async def cancelled_change_leaves_a_true_state(bench: Bench) -> None:
+    """A pause or resume that is cancelled was made or not, and the state says which: the VM can be used either way."""
+    guest = await bench.shared_guest()
+    vmm = guest.vmm
+    for delay_s in CANCEL_AFTER_S:
+        for call in (vmm.pause, vmm.resume):
+            if (vmm.state is VmmState.RUNNING) is (call == vmm.pause):
+                changing = asyncio.ensure_future(call())
+                await asyncio.wait({changing}, timeout=delay_s)
+                changing.cancel()
+                await asyncio.wait({changing})
+        expect(vmm.state in (VmmState.RUNNING, VmmState.PAUSED), f"the state is {vmm.state}")
+        if vmm.state is VmmState.PAUSED:
+            await vmm.resume()
+        await guest.echoes()

@@ -103,11 +103,16 @@ async def diff_snapshot_completes_its_base(bench: Bench) -> None:
         await source.sink(os.urandom(SUNK_BYTES))
         later = await _save(source, diff, kind="diff")
         expect(diff.mem.stat().st_blocks * 512 < base.mem.stat().st_size, "the diff is as large as the memory")
-        merged = SnapshotFiles(vmstate=diff.vmstate, mem=bench.directory / "merged.mem")
-        shutil.copyfile(base.mem, merged.mem)
-        _overlay(diff.mem, merged.mem)
-        async with _loaded(bench, merged) as copy:
+        async with _loaded(bench, _completed(bench, base, diff)) as copy:
             _goes_on(await copy.counters(), later, "the guest loaded from base and diff")
+
+
+def _completed(bench: Bench, base: SnapshotFiles, diff: SnapshotFiles) -> SnapshotFiles:
+    """The later state, with the diff laid over a copy of its base."""
+    whole = SnapshotFiles(vmstate=diff.vmstate, mem=bench.directory / f"{diff.mem.name}.whole")
+    shutil.copyfile(base.mem, whole.mem)
+    _overlay(diff.mem, whole.mem)
+    return whole
 
 
 def _overlay(diff: Path, onto: Path) -> None:
@@ -138,6 +143,39 @@ async def loaded_guest_can_be_saved_again(bench: Bench) -> None:
         await copy.echoes()
     async with _loaded(bench, again) as grandchild:
         _goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's snapshot")
+
+
+@check(Capability.SNAPSHOT, Capability.DIFF_SNAPSHOT)
+async def loaded_guest_has_its_snapshot_as_the_base(bench: Bench) -> None:
+    """The first diff snapshot of a loaded VM completes the snapshot that it was loaded from."""
+    base, diff = await bench.snapshot_of_shared(), bench.new_files("diff-of-loaded")
+    async with _loaded(bench, base) as copy:
+        await copy.sink(os.urandom(SUNK_BYTES))
+        before = await _save(copy, diff, kind="diff")
+    async with _loaded(bench, _completed(bench, base, diff)) as grandchild:
+        _goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's diff")
+
+
+@check(Capability.SNAPSHOT)
+async def cancelled_snapshot_leaves_no_file(bench: Bench) -> None:
+    """A snapshot that is cancelled leaves no file, and the VM is paused and goes on; the next one can be loaded."""
+    async with bench.guest() as guest:
+        await guest.vmm.pause()
+        for number, delay_s in enumerate((0.0, 0.001, 0.01, 0.05)):
+            files = bench.new_files(f"cancelled-{number}")
+            saving = asyncio.ensure_future(guest.vmm.snapshot(SnapshotCreate(files=files)))
+            await asyncio.wait({saving}, timeout=delay_s)
+            saving.cancel()
+            await asyncio.wait({saving})
+            expect(guest.vmm.state is VmmState.PAUSED, f"the state is {guest.vmm.state}")
+            if saving.cancelled():
+                expect(not files.vmstate.exists() and not files.mem.exists(), "a cancelled snapshot left a file")
+        await guest.vmm.resume()
+        await guest.echoes()
+        after = bench.new_files("after-cancelled")
+        before = await _save(guest, after)
+        async with _loaded(bench, after) as copy:
+            _goes_on(await copy.counters(), before, "the guest loaded from the next snapshot")
 
 
 @check(Capability.SNAPSHOT)

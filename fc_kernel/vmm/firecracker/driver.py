@@ -21,6 +21,7 @@ from ...errors import (
 from ...tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmExit, VmmState
 from ..console import ConsoleRing
+from ..finish import finish
 from ..process import MonitorProcess, ResourceLimits
 from .api import FirecrackerApi
 from .program import FirecrackerProgram, find_firecracker
@@ -107,6 +108,7 @@ class FirecrackerVmm(Vmm):
 
     async def load(self, snapshot: SnapshotLoad) -> None:
         """Spawn and load. A process whose load failed is useless: it is ended, and its successor starts fresh."""
+        self._only_in(VmmState.CREATED, "load")
         request = snapshot_load(snapshot, self._features)
         if snapshot.vsock_override is not None:
             self._uds_path = self.plan.run_dir / snapshot.vsock_override
@@ -183,6 +185,9 @@ class FirecrackerVmm(Vmm):
     async def pause(self) -> None:
         """Stop the vCPUs."""
         self._only_in(VmmState.RUNNING, "pause")
+        await finish(self._pause())
+
+    async def _pause(self) -> None:
         await self._change("Paused")
         self._state = VmmState.PAUSED
         self._snapshot_since_pause = False
@@ -194,6 +199,9 @@ class FirecrackerVmm(Vmm):
         thrown away, which also means that the next diff snapshot has no base.
         """
         self._only_in(VmmState.PAUSED, "resume")
+        await finish(self._resume())
+
+    async def _resume(self) -> None:
         if self._features.bare_resume_hangs and not self._snapshot_since_pause:
             run_dir = self.plan.run_dir
             files = SnapshotFiles(vmstate=run_dir / "heal.vmstate", mem=run_dir / "heal.mem")
@@ -231,9 +239,12 @@ class FirecrackerVmm(Vmm):
                 # Firecracker would write over it in place, under whoever has it mapped.
                 raise StateError(f"{path} exists; a snapshot needs new files")
         try:
-            await self._write(request)
-        except BaseException:
+            await finish(self._write(request))
+        except BaseException as error:
             _remove(request.files)
+            if isinstance(error, asyncio.CancelledError):
+                # Written, and thrown away with the pages that the next diff would hold.
+                self._diff_base_lost = True
             raise
         if request.kind == "full":
             self._diff_base_lost = False

@@ -15,6 +15,7 @@ from ...errors import LaunchError, MonitorApiError, MonitorError, OutcomeUnknown
 from ...tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
 from ..console import ConsoleRing
+from ..finish import finish
 from ..process import MonitorProcess, ResourceLimits
 from .bridge import MuxBridge
 from .command import MUX_SOCKET, QMP_SOCKET, command_line
@@ -185,14 +186,16 @@ class QemuVmm(Vmm):
     async def pause(self) -> None:
         """QMP ``stop``."""
         self._only_in(VmmState.RUNNING, "pause")
-        await self._execute("stop")
-        self._state = VmmState.PAUSED
+        await finish(self._change("stop", VmmState.PAUSED))
 
     async def resume(self) -> None:
         """QMP ``cont``."""
         self._only_in(VmmState.PAUSED, "resume")
-        await self._execute("cont")
-        self._state = VmmState.RUNNING
+        await finish(self._change("cont", VmmState.RUNNING))
+
+    async def _change(self, command: str, state: VmmState) -> None:
+        await self._execute(command)
+        self._state = state
 
     async def wait(self) -> VmmExit:
         """Until QEMU ends."""
