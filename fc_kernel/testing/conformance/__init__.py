@@ -2,6 +2,12 @@
 
 A driver is tested with a guest that serves :mod:`fc_kernel.testing.guest_services`. What is checked follows from the
 driver's capabilities: what it says it can do works as promised, and what it cannot is refused before anything is started.
+
+    report = await check_vmm(lambda plan: MyVmm(plan), VmSpec(kernel=..., vcpu_count=1, mem_size_mib=256, boot_args="..."))
+    print(len(report.passed), report.not_promised, report.not_possible)
+
+A guest of ours serves when ``fc.service=conformance`` is on its command line. For a test runner, each of :data:`CHECKS` runs
+alone on a :class:`Bench`.
 """
 
 from __future__ import annotations
