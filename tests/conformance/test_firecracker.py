@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,16 @@ import pytest_asyncio
 
 from fc_kernel.spec import VmSpec
 from fc_kernel.testing import guest_services as services
-from fc_kernel.testing.conformance import Bench
+from fc_kernel.testing.conformance import Bench, NotPossibleHere
 from fc_kernel.testing.conformance.guest import Connection
+from fc_kernel.testing.conformance.network import tap_device
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.firecracker.requests import Request
 from fc_kernel.vmm.process import ResourceLimits
 
+from ..unit.test_firecracker_requests import EVERYTHING
 from .conftest import BARE_METAL_MEM_MIB, Monitor, firecracker_params
 
 pytestmark = [pytest.mark.firecracker, pytest.mark.asyncio(loop_scope="module")]
@@ -98,3 +101,37 @@ async def test_log_and_metrics_are_written(program: FirecrackerProgram, bare_met
         flushed = [json.loads(line) for line in (run_dir / "metrics").read_text().splitlines()]
         assert flushed[-1]["vsock"]["rx_packets_count"] > 0
         assert (run_dir / "log").is_file()
+
+
+async def test_every_field_is_accepted(program: FirecrackerProgram, bare_metal_guest: Path, tmp_path: Path) -> None:
+    """The requests of the unit tests, which an API description allows, are taken by the real program too."""
+    for name in ("rootfs", "data", "more", "initrd"):
+        (tmp_path / name).write_bytes(bytes(64 << 10))
+    with ExitStack() as stack:
+        try:
+            taps = [stack.enter_context(tap_device(f"fcall{number}")) for number in range(2)]
+        except NotPossibleHere as error:
+            pytest.skip(str(error))
+        spec = EVERYTHING.model_copy(
+            update={
+                "kernel": bare_metal_guest,
+                "rootfs": tmp_path / "rootfs",
+                "extra_drives": tuple(
+                    drive.model_copy(update={"path_on_host": tmp_path / drive.drive_id})
+                    for drive in EVERYTHING.extra_drives
+                ),
+                "network_interfaces": tuple(
+                    interface.model_copy(update={"host_dev_name": tap})
+                    for interface, tap in zip(EVERYTHING.network_interfaces, taps, strict=True)
+                ),
+                "mem_size_mib": BARE_METAL_MEM_MIB,
+            }
+        )
+        async with (
+            Bench(lambda plan: FirecrackerVmm(plan, program), spec, initrd=tmp_path / "initrd") as bench,
+            bench.guest() as guest,
+        ):
+            assert guest.vmm.uds_path.name == "other.sock"
+            await guest.echoes()
+            sizes = [(await guest.drive(services.SIZE, number))[1] for number in range(3)]
+            assert sizes == [128, 128, 128]

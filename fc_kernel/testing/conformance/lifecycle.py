@@ -220,6 +220,10 @@ async def failed_start_says_why(bench: Bench) -> None:
         expect(missing.name in str(refusal.error), f"the error does not name what is missing: {refusal.error}")
         expect(vmm.pid is None, "a monitor runs after its start failed")
         nothing_runs_in(vmm.plan.run_dir)
+    async with bench.vmm(kernel=bench.directory / "no-such-kernel") as vmm:
+        with refused(LaunchError, "a start with a kernel that does not exist"):
+            await vmm.start()
+        expect(vmm.pid is None, "a monitor runs after its start failed")
 
 
 @check()
