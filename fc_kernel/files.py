@@ -15,14 +15,18 @@ def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
     is larger than ``most_bytes``.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        found = os.fstat(file.fileno())
+    descriptor = os.open(path, flags)
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if found.st_size > most_bytes:
             raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
-        # One more than there was, so that a file which grows meanwhile is seen.
-        data = file.read(found.st_size + 1)
-        if len(data) > most_bytes:
-            raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
-        return data
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            # One more than there was, so that a file which grows meanwhile is seen.
+            data = file.read(found.st_size + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+    return data

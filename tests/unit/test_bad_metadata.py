@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
@@ -15,6 +17,8 @@ from fc_kernel.config import FcKernelConfig
 from fc_kernel.errors import FcKernelError, LimitError, SpecError
 from fc_kernel.host.engine import Engine
 from fc_kernel.provisioner import FcProvisioner
+from fc_kernel.resolve import Source, resolve
+from fc_kernel.settings import KernelSettings
 from fc_kernel.sources import resolve_settings
 from fc_kernel.vmm.journal import list_entries
 
@@ -255,6 +259,27 @@ async def test_a_value_over_the_limits(case: str) -> None:
     error = await refusal(metadata)
     assert type(error) is LimitError
     check_message(error, source="notebook", field=field, value=value, allowed=allowed)
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just(object()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers(), inner, max_size=4),
+)
+names = st.sampled_from(sorted(KernelSettings.model_fields)) | st.text() | st.integers()
+
+
+@given(st.dictionaries(names, anything, max_size=5) | anything)
+def test_whatever_a_notebook_says_it_is_taken_or_refused_in_one_line(metadata: Any) -> None:
+    config = FcKernelConfig(config=Config({"FcKernelConfig": LIMITS}))
+    try:
+        resolve([config.as_source(), Source("notebook", metadata)], config.limits())
+    except SpecError as error:
+        message = str(error)
+    else:
+        return
+    assert len(message) < 400
+    assert message.isprintable()
+    assert SHAPE.fullmatch(message)
 
 
 @pytest.mark.parametrize("name", ["vcpu_count", "mem_size_mib", "start_timeout_s"])

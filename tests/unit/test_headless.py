@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -112,6 +113,13 @@ def test_nothing_runs_on_the_host_by_mistake(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("on-the-host", "missing", "broken"):
         with pytest.raises(ConfigError):
             execute(notebook(), kernel_name=name)
+
+
+def test_nor_by_papermill() -> None:
+    engine = papermill.engines.papermill_engines.get_engine("fc_kernel")
+    for name in ("on-the-host", "missing", "broken"):
+        with pytest.raises(ConfigError):
+            engine.execute_managed_notebook(SimpleNamespace(nb=notebook()), name)
 
 
 class Client:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,46 @@ def test_a_bad_file_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fc_kernel.launcher: cannot read the connection file '/nowhere'")
     assert set(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "line"),
+    [
+        (["--settings", "[]"], {}, "fc_kernel (from call) is []; allowed: an object of names and values"),
+        (["--settings", '{"vcpu_count": 0}'], {}, "vcpu_count (from call) is 0; allowed: at least 1"),
+        ([], {"FC_KERNEL_MONITOR": "xen"}, "monitor (from environment) is 'xen'; allowed: 'auto'"),
+        (
+            [],
+            {"FC_KERNEL_MONITOR": "qemu", "FC_KERNEL_QEMU": "/nowhere/qemu"},
+            "no monitor can run here; qemu: /nowhere/qemu",
+        ),
+        ([], {"FC_KERNEL_RUNTIME_DIR": "/tmp/" + "x" * 100}, "the run directory '/tmp/xxx"),
+    ],
+)
+def test_what_cannot_start_ends_with_one_line(
+    words: list[str], environment: dict[str, str], line: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "fc_kernel.launcher",
+            "-f",
+            written(tmp_path, transport="ipc", ip=f"{tmp_path}/k"),
+            *words,
+        ],
+        env={**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "FC_KERNEL_MONITOR": "fake", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (error,) = done.stderr.splitlines()
+    assert error.startswith(f"fc_kernel.launcher: {line}")
+    assert [path.name for path in tmp_path.iterdir()] == ["connection.json"]
+
+
+def test_without_a_connection_file_it_is_a_matter_of_usage() -> None:
+    done = subprocess.run([sys.executable, "-m", "fc_kernel.launcher"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--connection-file" in done.stderr
