@@ -15,6 +15,7 @@ from .environment import environment_source
 from .errors import ConfigError, FcKernelError, ImageError
 from .host.select import Choice, best_monitor
 from .images import namespaces
+from .images.steps import BUILD_PROGRAMS, missing_packages
 from .images.store import ImageStore
 from .paths import data_dir, runtime_dir
 from .resolve import Resolved, resolve
@@ -28,8 +29,6 @@ from .vmm.qemu.program import find_qemu
 ROOMY_DISK_BYTES = 3 << 30
 #: Below this not even a run directory with its log is safe.
 LEAST_DISK_BYTES = 64 << 20
-#: What ``fc-kernel image build`` runs, and the Debian package that brings it.
-BUILD_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils", "dpkg-deb": "dpkg", "depmod": "kmod"}
 
 
 class Status(StrEnum):
@@ -176,8 +175,7 @@ def _user_namespaces() -> Check:
 
 
 def _build_programs() -> Check:
-    missing = [package for program, package in BUILD_PROGRAMS.items() if shutil.which(program) is None]
-    if missing:
+    if missing := missing_packages():
         remedy = f"apt-get install {' '.join(missing)}"
         return Check("build tools", Status.WARN, f"images cannot be built: {', '.join(missing)} missing", remedy)
     return Check("build tools", Status.OK, ", ".join(BUILD_PROGRAMS))

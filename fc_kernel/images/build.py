@@ -64,7 +64,7 @@ def build_image(request: BuildRequest, store: ImageStore, progress: Progress = l
         raise ImageBuildError(f"the image {request.name!r} exists; --replace builds it again")
     if platform.machine() != MACHINE:
         raise ImageBuildError(f"images can be built on {MACHINE}; this machine is {platform.machine()}")
-    require_programs("mmdebstrap", "mkfs.erofs", "dpkg-deb", "depmod", "tar", "unshare", "setpriv")
+    require_programs()
     runner = Runner(root_namespaces(), EPOCH)
     try:
         store.root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import ImageBuildError
 
-#: Which Debian package brings a program.
-PACKAGES = {
+#: What a build runs, and which Debian package brings it.
+BUILD_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "mkfs.erofs": "erofs-utils",
     "dpkg-deb": "dpkg",
@@ -46,10 +46,14 @@ class CommandFailed(Exception):
         super().__init__(f"{step}: exit status {status}")
 
 
-def require_programs(*names: str) -> None:
-    """Raise :class:`~fc_kernel.errors.ImageBuildError` that names the packages of the programs that are missing."""
-    missing = sorted({PACKAGES[name] for name in names if which(name) is None})
-    if missing:
+def missing_packages() -> list[str]:
+    """The Debian packages that a build needs and that are not installed."""
+    return sorted({package for program, package in BUILD_PROGRAMS.items() if which(program) is None})
+
+
+def require_programs() -> None:
+    """Raise :class:`~fc_kernel.errors.ImageBuildError` that names what is missing."""
+    if missing := missing_packages():
         raise ImageBuildError(f"needs programs that are not installed: apt-get install {' '.join(missing)}")
 
 

@@ -220,9 +220,9 @@ def test_unshare_that_hangs(host: Host) -> None:
 
 def test_no_build_tools(host: Host) -> None:
     host.program("bin/mkfs.erofs", None)
-    host.program("bin/depmod", None)
-    remedy = "apt-get install erofs-utils kmod"
-    check_line(host, "build tools", Status.WARN, "erofs-utils, kmod missing", remedy, can_start=True)
+    host.program("bin/dpkg-deb", None)
+    remedy = "apt-get install dpkg erofs-utils"
+    check_line(host, "build tools", Status.WARN, "dpkg, erofs-utils missing", remedy, can_start=True)
 
 
 def test_the_disk(host: Host) -> None:

@@ -148,5 +148,4 @@ def test_mounts_of_a_program_are_its_own(tmp_path: Path) -> None:
 def test_programs_that_are_missing_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "which", lambda name: None if name in ("mkfs.erofs", "mmdebstrap") else "/bin/" + name)
     with pytest.raises(ImageBuildError, match=r"apt-get install erofs-utils mmdebstrap$"):
-        require_programs("mmdebstrap", "tar", "mkfs.erofs")
-    require_programs("tar", "depmod")
+        require_programs()
