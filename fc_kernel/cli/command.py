@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+from textwrap import dedent
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
@@ -25,11 +26,24 @@ SIGNAL_STATUS = 128
 JSON_FLAG = {"json": ({"Command": {"json": True}}, "print one JSON document on standard output, for scripts")}
 
 
-class Command(JupyterApp):
-    """A subcommand that runs :meth:`run` and turns the package's errors into one line and exit status 1."""
+class _Application(JupyterApp):
+    """Of commands and groups of them."""
 
     name = "jupyter-fc-kernel"
     version = __version__
+
+    #: The word by which it is called; set by its class.
+    command_word: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # The framework indents examples, but for their first line, as they are written.
+        cls.examples = dedent(str(cls.__dict__.get("examples", ""))).strip()
+
+
+class Command(_Application):
+    """A subcommand that runs :meth:`run` and turns the package's errors into one line and exit status 1."""
+
     flags = dict(base_flags)
     aliases = dict(base_aliases)
     classes = [FcKernelConfig]
@@ -116,9 +130,6 @@ class Command(JupyterApp):
             self.err.print(f"{called(self)}: {error}", style="red", markup=False)
         raise SystemExit(1) from error
 
-    #: The word by which the command is called; set by its class.
-    command_word: ClassVar[str] = ""
-
 
 def _not_reported_anyway(record: logging.LogRecord) -> bool:
     """No log, with a traceback, of an error that becomes one clear line: libraries log what passes through them."""
@@ -129,12 +140,8 @@ def _end(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(SIGNAL_STATUS + number)
 
 
-class CommandGroup(JupyterApp):
+class CommandGroup(_Application):
     """A word that only leads to subcommands (``image``, ``firecracker``)."""
-
-    name = "jupyter-fc-kernel"
-    version = __version__
-    command_word: ClassVar[str] = ""
 
     def start(self) -> None:
         """Run the subcommand, or print what there is and exit with 2."""
