@@ -11,6 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# A busy machine is no finding. `--hypothesis-profile=thorough` looks longer.
+settings.register_profile("steady", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=3000)
+settings.load_profile("steady")
 
 #: Ending takes as long as it takes; only what never ends is a leak.
 DEADLINE_S = 20.0
