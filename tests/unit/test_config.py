@@ -27,7 +27,6 @@ def config_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
     monkeypatch.setattr(
         "fc_kernel.config.jupyter_config_path", lambda: [str(user), str(tmp_path / "none"), str(system)]
     )
-    monkeypatch.delenv("JUPYTERHUB_API_TOKEN", raising=False)
     return user, system
 
 

@@ -44,9 +44,6 @@ class Host:
         self.kvm(USABLE)
         patch.setenv("FC_KERNEL_DATA_DIR", str(path / "data"))
         patch.setenv("FC_KERNEL_CACHE_DIR", str(path / "cache"))
-        patch.delenv("JUPYTERHUB_API_TOKEN", raising=False)
-        for name in ("MONITOR", "IMAGE", "MINIMUM_TIER"):
-            patch.delenv(f"FC_KERNEL_{name}", raising=False)
         (path / "bin").mkdir()
         patch.setenv("PATH", str(path / "bin"))
         for program in (*doctor.BUILD_PROGRAMS, "unshare"):

@@ -20,14 +20,6 @@ from fc_kernel.sources import GUEST_NAMES, GUEST_PREFIX, NEVER, guest_environmen
 from fc_kernel.tier import Tier
 
 
-@pytest.fixture(autouse=True)
-def no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for prefix in ("FC_KERNEL_", "KERNEL_FC_"):
-        for name in (*SETTINGS, "NOTEBOOK"):
-            monkeypatch.delenv(prefix + name, raising=False)
-    monkeypatch.delenv("JUPYTERHUB_API_TOKEN", raising=False)
-
-
 def configured(**values: Any) -> FcKernelConfig:
     return FcKernelConfig(config=Config({"FcKernelConfig": {"max_vcpu_count": 32, "max_mem_size_mib": 8192, **values}}))
 
