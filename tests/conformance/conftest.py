@@ -21,6 +21,7 @@ from fc_kernel.testing import FakeVmm
 from fc_kernel.testing.conformance import Bench, MakeVmm
 from fc_kernel.vmm.base import BootPlan, Capability
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm, find_firecracker
+from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.qemu.driver import QemuVmm
 from fc_kernel.vmm.qemu.program import QemuProgram, find_qemu
 
@@ -38,6 +39,8 @@ class Monitor:
     capabilities: frozenset[Capability]
     #: Makes the driver and says which guest it runs.
     prepare: Callable[[pytest.FixtureRequest], tuple[MakeVmm, VmSpec, Path | None]]
+    #: The real Firecracker, for tests of drivers of its.
+    program: FirecrackerProgram | None = None
 
 
 def _nowhere() -> BootPlan:
@@ -80,7 +83,7 @@ def firecracker(path: str) -> Monitor:
         spec = VmSpec(kernel=guest, vcpu_count=1, mem_size_mib=BARE_METAL_MEM_MIB, boot_args="", track_dirty_pages=True)
         return make, spec, None
 
-    return Monitor(f"firecracker-{program.version}", make(_nowhere()).capabilities, prepare)
+    return Monitor(f"firecracker-{program.version}", make(_nowhere()).capabilities, prepare, program)
 
 
 def firecrackers() -> tuple[list[Monitor], str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from fc_kernel.spec import VmSpec
 from fc_kernel.testing import guest_services as services
 from fc_kernel.testing.conformance import Bench, NotPossibleHere
 from fc_kernel.testing.conformance.guest import Connection
 from fc_kernel.testing.conformance.network import tap_device
-from fc_kernel.vmm.base import BootPlan, SnapshotCreate
+from fc_kernel.vmm.base import SnapshotCreate
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.firecracker.requests import Request
@@ -32,13 +30,11 @@ pytestmark = [pytest.mark.firecracker, pytest.mark.asyncio(loop_scope="module")]
 NEVER_S = 3.0
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=firecracker_params())
-async def program(request: pytest.FixtureRequest) -> AsyncIterator[FirecrackerProgram]:
+@pytest.fixture(scope="module", params=firecracker_params())
+def program(request: pytest.FixtureRequest) -> FirecrackerProgram:
     monitor: Monitor = request.param
-    make, _, _ = monitor.prepare(request)
-    vmm = make(BootPlan(vm_id="none", spec=VmSpec(), run_dir=Path("/nonexistent")))
-    assert isinstance(vmm, FirecrackerVmm)
-    yield vmm._program
+    assert monitor.program is not None
+    return monitor.program
 
 
 def bench_of(program: FirecrackerProgram, guest: Path) -> Bench:
