@@ -38,9 +38,9 @@ def execute(
     # An emulated guest needs longer for its first answer than a local kernel.
     options.setdefault("startup_timeout", 300)
     client = NotebookClient(notebook, kernel_name=named, resources=resources, **options)
-    start = {"fc_kernel_notebook": notebook_settings(notebook)}
+    start: dict[str, Any] = {"fc_kernel_notebook": notebook_settings(notebook)}
     if fc_kernel is not None:
-        start["fc_kernel"] = dict(fc_kernel)
+        start["fc_kernel"] = fc_kernel
     result: NotebookNode = client.execute(**start)
     return result
 

@@ -74,15 +74,14 @@ def install(profile: Profile, *, user: bool = False, prefix: str | None = None) 
     cannot be written.
     """
     spec = kernel_json(profile)
-    with tempfile.TemporaryDirectory() as staging:
-        staged = Path(staging) / profile.name
-        shutil.copytree(source_dir(), staged)
-        (staged / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
-        try:
-            target = KernelSpecManager().install_kernel_spec(str(staged), profile.name, user=user, prefix=prefix)
-        except OSError as error:
-            raise ConfigError(f"cannot install the kernelspec: {error}; try --user or --sys-prefix") from error
-    return Path(target)
+    try:
+        with tempfile.TemporaryDirectory() as staging:
+            staged = Path(staging) / profile.name
+            shutil.copytree(source_dir(), staged)
+            (staged / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
+            return Path(KernelSpecManager().install_kernel_spec(str(staged), profile.name, user=user, prefix=prefix))
+    except OSError as error:
+        raise ConfigError(f"cannot install the kernelspec: {error}; try --user or --sys-prefix") from error
 
 
 def uninstall(name: str) -> Path:

@@ -23,6 +23,9 @@ USAGE_STATUS = 2
 #: To which the shell's convention adds the number of the signal that ended the call.
 SIGNAL_STATUS = 128
 
+#: Where there is no terminal a table's line is for a script, and is not broken.
+PIPE_COLUMNS = 1000
+
 JSON_FLAG = {"json": ({"Command": {"json": True}}, "print one JSON document on standard output, for scripts")}
 
 
@@ -63,7 +66,7 @@ class Command(_Application):
     @property
     def out(self) -> Console:
         """Standard output: results."""
-        return Console(soft_wrap=True, highlight=False)
+        return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
     @property
     def err(self) -> Console:

@@ -241,6 +241,12 @@ def test_names_that_a_client_chose_are_only_text(vmm: FakeVmm) -> None:
     assert called.out.splitlines()[1].rstrip().endswith("[/red][bold]x")
 
 
+def test_a_scripts_line_is_not_broken(vmm: FakeVmm) -> None:
+    labels = {"kernel_id": "0123456789ab-" * 20}
+    JournalEntry.of_process(vmm.pid or 0, vm_id="0000c11a", monitor="fake", labels=labels).write(vmm.plan.run_dir)
+    assert labels["kernel_id"] in call("ps").out
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(-5, "0m00s"), (0, "0m00s"), (59.9, "0m59s"), (61, "1m01s"), (7260, "2h01m")]
 )

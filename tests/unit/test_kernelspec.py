@@ -88,6 +88,15 @@ def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
         install(Profile(), prefix=str(tmp_path))
 
 
+def test_no_room_for_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        install(Profile(), prefix=str(tmp_path))
+
+
 def test_an_installation_without_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kernelspec, "_CANDIDATES", (tmp_path,))
     with pytest.raises(ConfigError, match="install fc-kernel again"):
