@@ -6,6 +6,7 @@ the kernel sends while no tunnel is up, or while the tunnel is slow, waits in th
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 IDENTITY = b"fc-agent"
 #: How many messages of one socket are moved before the others get their turn.
 BURST = 32
+#: Among so many parts the delimiter is looked for, as the host does it.
+MAX_IDENTITIES = 17
 
 
 class Relay:
@@ -130,9 +133,37 @@ class Relay:
             parts = [frame.buffer for frame in message]
             if problem := frames.oversize(parts):
                 print(f"agent: dropped on {self.channel}: {problem}", flush=True)
+                instead = _instead_of(parts, self.channel, problem)
+                if instead is not None:
+                    link.send(instead)
                 continue
             link.send(parts)
         self.writable()
+
+
+def _instead_of(parts: list[memoryview], channel: str, problem: str) -> Optional[list[frames.Buffer]]:
+    """What says that a message of the kernel's was too large: a reply, for whoever waits for one, or an output.
+
+    Its signature is the old one: the host does not check it. ``None`` for a question to the user, and for what is no
+    Jupyter message.
+    """
+    if channel == "stdin":
+        return None
+    try:
+        at = [bytes(part[:16]) for part in parts[:MAX_IDENTITIES]].index(b"<IDS|MSG>")
+        header = json.loads(bytes(parts[at + 2]))
+        kind = header["msg_type"]
+        if channel != "iopub":
+            content = {"status": "error", "ename": "MessageTooLarge", "evalue": problem, "traceback": [problem]}
+        else:
+            content = {"name": "stderr", "text": f"A message {kind} of the kernel was dropped: {problem}.\n"}
+            header["msg_type"] = "stream"
+        instead: list[frames.Buffer] = [
+            *parts[: at + 2], json.dumps(header).encode(), parts[at + 3], b"{}", json.dumps(content).encode(),
+        ]  # fmt: skip
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+    return None if frames.oversize(instead) else instead
 
 
 def _send(socket: zmq.Socket[Any], parts: list[memoryview]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -211,18 +212,51 @@ def test_a_host_that_does_not_read_makes_the_kernels_output_wait(bench: Bench) -
     assert [host.receive()[0] for _ in range(60)] == [b"%d" % number for number in range(60)]
 
 
-def test_a_message_over_the_limit_is_dropped_and_the_next_one_crosses(
+def test_what_is_no_message_and_over_the_limit_is_dropped_and_the_next_one_crosses(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kernel, host = bench.kernel("iopub"), bench.host("iopub")
     monkeypatch.setattr(frames, "MAX_MESSAGE_BYTES", 1000)
     kernel.send_multipart([b"large", bytes(1001)])
     kernel.send_multipart([b"many", *[b""] * frames.MAX_PARTS])
+    kernel.send_multipart([b"<IDS|MSG>", bytes(1001)])
+    kernel.send_multipart([b"<IDS|MSG>", b"", b"no JSON", b"{}", b"{}", bytes(1001)])
+    kernel.send_multipart([b"<IDS|MSG>", b"", b"[]", b"{}", b"{}", bytes(1001)])
+    kernel.send_multipart([b"<IDS|MSG>", b"", b'{"msg_type": "stream"}', bytes(1001), b"{}", b"{}"])
     kernel.send_multipart([b"next"])
     assert host.receive() == [b"next"]
     said = capfd.readouterr().out
     assert "dropped on iopub: a message of 1006 bytes; at most 1000" in said
     assert "1025 parts" in said
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind", "says"),
+    [
+        ("iopub", "display_data", "A message display_data of the kernel was dropped"),
+        ("shell", "execute_reply", "MessageTooLarge"),
+        ("control", "debug_reply", "MessageTooLarge"),
+    ],
+)
+def test_a_message_over_the_limit_is_replaced_by_one_that_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, channel: str, kind: str, says: str
+) -> None:
+    """Whoever waits for a reply gets one."""
+    kernel, host = bench.kernel(channel), bench.host(channel)
+    if channel != "iopub":
+        host.send(b"client", b"request")
+        kernel.recv_multipart()
+    monkeypatch.setattr(frames, "MAX_MESSAGE_BYTES", 1000)
+    header = json.dumps({"msg_id": "1", "msg_type": kind}).encode()
+    message = [b"client", b"<IDS|MSG>", b"signature", header, b'{"msg_id": "0"}', b"{}", b"{}", bytes(1001)]
+    kernel.send_multipart(message if channel == "iopub" else [IDENTITY, *message])
+    received = host.receive()
+    assert received[:2] == [b"client", b"<IDS|MSG>"]
+    assert json.loads(received[3]) == {"msg_id": "1", "msg_type": "stream" if channel == "iopub" else kind}
+    assert received[4] == b'{"msg_id": "0"}'
+    assert says in received[6].decode()
+    assert "at most 1000" in received[6].decode()
+    assert len(received) == 7
 
 
 def test_a_host_that_breaks_the_protocol_is_cut_off_and_may_come_again(bench: Bench) -> None:
