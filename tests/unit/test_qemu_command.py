@@ -76,7 +76,7 @@ def test_kvm_or_tcg() -> None:
     assert value(words(accelerated=True), "-accel") == "kvm"
     assert value(words(accelerated=True), "-cpu") == "host"
     assert value(words(), "-accel") == "tcg,thread=multi"
-    assert value(words(), "-cpu") == "max"
+    assert value(words(), "-cpu") == "max,la57=off"
 
 
 def test_boot_args() -> None:
