@@ -153,7 +153,7 @@ class Agent:
             self._loop.call_later(LOOK_EVERY_S, lambda: self._look(kernel))
             return
         for relay in self._relays.values():
-            relay.attach_kernel(self._context, kernel.endpoint(relay.channel))
+            relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
         reply, self._starting = self._starting, None
         reply({"pid": kernel.pid, "instance": kernel.instance})
 

@@ -18,6 +18,8 @@ TAIL_LINE_BYTES = 500
 #: How often the agent looks whether the kernel has made its sockets.
 LOOK_EVERY_S = 0.01
 
+#: The guest's own kernel, in a file beside this one.
+KERNEL_APP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel_app.py")
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -30,6 +32,8 @@ class Kernel:
         self.pid = 0
         self.returncode: Optional[int] = None
         self.oom = False
+        #: Whether it waits for a slow reader of its outputs; other kernels drop them.
+        self.waits = False
         self._loop = loop
         self._directory = directory
         self._exited = exited
@@ -52,7 +56,8 @@ class Kernel:
         descriptor = os.open(connection_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(info, file)
-        command = argv or [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        command = argv or [sys.executable, KERNEL_APP, "-f", "{connection_file}"]
+        self.waits = argv is None
         command = [word.replace("{connection_file}", connection_file) for word in command]
         if os.getpid() != 1:
             # A host process (the fake monitor's): it must not outlive the agent, as in a VM it could not.

@@ -27,6 +27,10 @@ BURST = 32
 MAX_IDENTITIES = 17
 
 
+#: Outputs that are read ahead of the tunnel from a kernel that waits; see ``kernel_app``.
+QUEUED_MESSAGES = 32
+
+
 class Relay:
     """Moves whole messages between a kernel's socket and a stream; a handler as the transports want it."""
 
@@ -39,8 +43,8 @@ class Relay:
         self._polling = False
         self._waiting: deque[list[memoryview]] = deque()
 
-    def attach_kernel(self, context: zmq.Context[Any], endpoint: str) -> None:
-        """Connect to a new kernel's socket, in place of the old one's."""
+    def attach_kernel(self, context: zmq.Context[Any], endpoint: str, *, waits: bool = False) -> None:
+        """Connect to a new kernel's socket, in place of the old one's; ``waits`` if it waits for a slow reader."""
         self.detach_kernel()
         kind = zmq.SUB if self.channel == "iopub" else zmq.DEALER
         socket = context.socket(kind)
@@ -49,8 +53,8 @@ class Relay:
             socket.subscribe(b"")
         else:
             socket.identity = IDENTITY
-        # The kernel drops what a slow subscriber does not take; the limit here is the tunnel's window instead.
-        socket.rcvhwm = 0
+        # What a kernel would drop is better kept here, whatever it takes.
+        socket.rcvhwm = QUEUED_MESSAGES if waits and kind == zmq.SUB else 0
         socket.sndhwm = 0
         socket.reconnect_ivl = 10
         socket.connect(endpoint)

@@ -372,3 +372,28 @@ async def test_a_silent_guest_is_given_up(opened: Open, monkeypatch: pytest.Monk
     assert await kernel.ended() == -signal.SIGKILL
     await until(lambda: list_entries() == [])
     assert kernel.session._phase is Phase.IDLE
+
+
+STALL = """
+import os, signal, subprocess, sys
+subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getppid()}"], start_new_session=True)
+os.kill(os.getppid(), signal.SIGSTOP)
+for number in range(5000): print(number); sys.stdout.flush()
+"""
+
+
+async def test_the_kernel_waits_for_an_agent_that_falls_behind(opened: Open) -> None:
+    """ZeroMQ would drop what is more than a thousand messages ahead."""
+    kernel = await opened()
+    await kernel.start()
+    msg_id = kernel.client.execute(STALL)
+    printed = ""
+    while True:
+        message = await kernel.client.get_iopub_msg(timeout=DEADLINE_S)
+        if message["parent_header"].get("msg_id") != msg_id:
+            continue
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+            printed += message["content"]["text"]
+        if message["content"].get("execution_state") == "idle":
+            break
+    assert printed == "".join(f"{number}\n" for number in range(5000))

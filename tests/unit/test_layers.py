@@ -123,15 +123,22 @@ def test_what_is_shipped_is_there() -> None:
     assert {"guest.main", "guest.agent", "channels.link", "vsock.mux", "errors", ""} <= set(shipped())
 
 
+#: The one module that runs in the kernel's process, not in the agent's.
+IN_THE_KERNEL = "guest.kernel_app"
+
+
 @pytest.mark.parametrize("module", shipped())
 def test_the_guest_needs_only_python_and_zmq(module: str) -> None:
     allowed = {f"fc_kernel.{name}".rstrip(".") for name in shipped()}
+    packages = {*sys.stdlib_module_names, "zmq", *(["ipykernel"] if module == IN_THE_KERNEL else [])}
     foreign = [
         name
         for name in imports(module, at_run_time=True)
-        if name.partition(".")[0] not in {*sys.stdlib_module_names, "zmq"} and name not in allowed
+        if name.partition(".")[0] not in packages and name not in allowed
     ]
     assert foreign == []
+    if module != IN_THE_KERNEL:
+        assert f"fc_kernel.{IN_THE_KERNEL}" not in imports(module, at_run_time=True)
 
 
 @pytest.mark.parametrize("module", shipped())
