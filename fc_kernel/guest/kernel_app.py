@@ -16,8 +16,8 @@ if __name__ == "__main__":
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
-#: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages, not
-#: bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
+#: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
+#: not bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
 QUEUED_MESSAGES = 32
 
 
