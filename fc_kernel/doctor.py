@@ -60,7 +60,7 @@ class Report:
     @property
     def can_start(self) -> bool:
         """Whether a kernel could start now."""
-        return self.monitor is not None and all(check.status is not Status.FAIL for check in self.checks)
+        return all(check.status is not Status.FAIL for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """The report for ``--json``."""

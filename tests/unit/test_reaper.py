@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from fc_kernel.errors import RunDirError
-from fc_kernel.paths import RunDir, new_vm_id, runtime_dir
+from fc_kernel.paths import LOCK_NAME, RunDir, new_vm_id, runtime_dir
 from fc_kernel.vmm import journal, reaper
 from fc_kernel.vmm.journal import JOURNAL_NAME, JournalEntry, executable, list_entries, read_entry, start_time
 from fc_kernel.vmm.reaper import reap
@@ -170,8 +170,8 @@ def test_what_is_no_directory_is_left_alone(tmp_path: Path) -> None:
     stray, link = runtime_dir() / "stray", runtime_dir() / "link"
     stray.write_text("x")
     (tmp_path / "kept").write_text("x")
+    (tmp_path / LOCK_NAME).touch()
     link.symlink_to(tmp_path)
-    os.utime(tmp_path, (0, 0))
     try:
         assert reap() == []
         assert list_entries() == []
