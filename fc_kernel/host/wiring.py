@@ -47,6 +47,7 @@ class Wiring:
 
     async def attach(self, uds_path: Path, *, guest_key: bytes, generation: int) -> None:
         """Connect all channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
+        self._check()
         async with asyncio.timeout(ANSWER_TIMEOUT_S) as deadline:
             try:
                 sockets = await dial_all(uds_path, CHANNEL_PORTS)
@@ -54,7 +55,12 @@ class Wiring:
                 if deadline.expired():
                     raise AgentUnreachable(f"the guest took no connection within {ANSWER_TIMEOUT_S:g} s") from None
                 raise
-        self._check()
+        try:
+            self._check()
+        except StateError:
+            for sock in sockets.values():
+                sock.close()
+            raise
         await self._answer("attach", self._switchboard.attach(sockets, guest_key=guest_key, generation=generation))
 
     async def detach(self, reason: str | None = None) -> None:
