@@ -24,7 +24,7 @@ from .endpoints import BoundSockets, ClientEndpoints
 from .frames import oversize
 from .inflight import InFlight, Request, request_of
 from .signing import SIGNATURE_BYTES, Composer, Signer, header_of, split
-from .tunnel import Tunnel
+from .tunnel import POLLIN, Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -172,15 +172,15 @@ class Switchboard:
 
     def _round(self, sockets: dict[str, zmq.Socket[Any]]) -> None:
         poller = zmq.Poller()
-        poller.register(self._wake, zmq.POLLIN)
-        poller.register(sockets["hb"], zmq.POLLIN)
-        poller.register(sockets["iopub"], zmq.POLLIN)
+        poller.register(self._wake, POLLIN)
+        poller.register(sockets["hb"], POLLIN)
+        poller.register(sockets["iopub"], POLLIN)
         waiting = False
         for channel, tunnel in self._tunnels.items():
             delivery = self._delivery[channel]
             waiting = waiting or delivery.waiting
             if channel != "iopub" and tunnel.takes_more:
-                poller.register(sockets[channel], zmq.POLLIN)
+                poller.register(sockets[channel], POLLIN)
             if events := tunnel.events(reading=not delivery.blocked):
                 poller.register(tunnel.fileno(), events)
         ready: dict[Any, int] = dict(poller.poll(RETRY_MS if waiting else None))

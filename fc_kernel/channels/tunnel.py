@@ -11,6 +11,8 @@ import zmq
 from .link import Link, MessageReceived
 from .signing import Signer
 
+#: As plain numbers: operations on the enumeration's members cost more than all else here.
+POLLIN, POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 #: How many reads of one socket before the others get their turn.
 BURST = 16
 #: What clients sent while no guest is there (it boots, or is away); more waits in the clients' own queues.
@@ -47,7 +49,7 @@ class Tunnel:
         """What to poll the socket for."""
         if self._socket is None:
             return 0
-        return (zmq.POLLIN if reading else 0) | (zmq.POLLOUT if self._link.wants_to_send else 0)
+        return (POLLIN if reading else 0) | (POLLOUT if self._link.wants_to_send else 0)
 
     @property
     def takes_more(self) -> bool:
@@ -94,7 +96,7 @@ class Tunnel:
         messages: list[list[Any]] = []
         sock = self._socket
         assert sock is not None  # noqa: S101 - polled only with a socket
-        if events & ~zmq.POLLOUT:
+        if events & ~POLLOUT:
             for _ in range(BURST):
                 try:
                     count = sock.recv_into(self._link.get_buffer())

@@ -12,8 +12,9 @@ from typing import Any, Callable, Union
 
 import zmq
 
-POLLIN = zmq.POLLIN
-POLLOUT = zmq.POLLOUT
+#: As plain numbers: operations on the enumeration's members are slow.
+POLLIN = int(zmq.POLLIN)
+POLLOUT = int(zmq.POLLOUT)
 
 Source = Union[int, "zmq.Socket[Any]"]
 
