@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from fc_kernel.errors import AgentUnreachable, FcKernelError, KernelStartError
 from fc_kernel.vmm.journal import list_entries
 
 from ..jupyter.conftest import Run
+from ..waiting import eventually
 from .conftest import Innocent, connected, managed
 from .rogue_agent import BEHAVIOURS, NO_HANDSHAKE
 
@@ -61,13 +61,6 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fc_kernel.host.session.AGENT_TIMEOUT_S", 0.5)
 
 
-def until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
-
-
 def only(innocent: Innocent) -> bool:
     """Whether no other VM is left."""
     return [entry.kernel_id for entry in list_entries()] == [innocent.kernel_id]
@@ -99,7 +92,7 @@ def test_a_guest_of_no_use_is_refused(
             manager.start_kernel()
         assert len(str(caught.value)) < 10_000
         assert "\x1b" not in str(caught.value)
-    until(lambda: only(innocent), "the hostile guest is gone")
+    eventually(lambda: only(innocent), "the hostile guest is gone")
     assert resident_bytes() - before < 32 << 20
     assert innocent.is_undisturbed()
 
@@ -115,7 +108,7 @@ def end_of_kernel(manager: KernelManager) -> str:
         while (reply := client.get_shell_msg(timeout=DEADLINE_S))["parent_header"].get("msg_id") != msg_id:
             pass
     assert reply["content"]["ename"] == "KernelDied"
-    until(lambda: not manager.is_alive(), "the manager sees the death")
+    eventually(lambda: not manager.is_alive(), "the manager sees the death")
     return str(reply["content"]["evalue"])
 
 
@@ -127,7 +120,7 @@ def test_a_guest_that_breaks_the_protocol_is_ended(
     before = resident_bytes()
     with managed() as manager:
         assert message in end_of_kernel(manager)
-    until(lambda: only(innocent), "the hostile guest is gone")
+    eventually(lambda: only(innocent), "the hostile guest is gone")
     assert resident_bytes() - before < 32 << 20
     assert innocent.is_undisturbed()
 
@@ -144,7 +137,7 @@ def test_a_guest_that_only_pretends_can_be_ended(rogue: Rogue, innocent: Innocen
             assert client.is_alive()
             manager.interrupt_kernel()
             manager.shutdown_kernel(now=True)
-    until(lambda: only(innocent), "the hostile guest is gone")
+    eventually(lambda: only(innocent), "the hostile guest is gone")
     assert resident_bytes() - before < 32 << 20
     assert innocent.is_undisturbed()
 
@@ -171,7 +164,7 @@ def test_a_guest_that_floods_is_discarded_and_can_be_ended(rogue: Rogue, innocen
                 assert resident_bytes() - before < 100 << 20
             assert client.hb_channel.is_beating() or client.is_alive()
             manager.shutdown_kernel(now=True)
-    until(lambda: only(innocent), "the hostile guest is gone")
+    eventually(lambda: only(innocent), "the hostile guest is gone")
 
 
 def test_a_guest_cannot_speak_of_another_kernel(rogue: Rogue, innocent: Innocent) -> None:

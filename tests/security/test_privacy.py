@@ -54,7 +54,9 @@ class Running:
     def processes(self) -> list[psutil.Process]:
         """The guest's: the agent, and the kernel below it."""
         found = psutil.Process().children(recursive=True)
-        guests = [each for each in found if "main.py" in " ".join(each.cmdline()) or "ipykernel" in str(each.cmdline())]
+        guests = [
+            each for each in found if "main.py" in " ".join(each.cmdline()) or "kernel.json" in str(each.cmdline())
+        ]
         assert len(guests) >= 2
         return guests
 
