@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fc_kernel.vmm.journal import list_entries
 
 from ..jupyter.conftest import DEADLINE_S, Run
 from ..jupyter.server import Server
+from ..waiting import eventually
 
 
 @contextmanager
@@ -42,16 +43,6 @@ def kernel(**options: Any) -> Iterator[tuple[KernelManager, BlockingKernelClient
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
-
-
-def eventually(true: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
-    """Wait for a condition that nothing announces; the deadline is generous and no promise."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if value := true():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {deadline_s} s")
 
 
 def reply_of(client: BlockingKernelClient, msg_id: str) -> dict[str, Any]:

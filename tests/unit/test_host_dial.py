@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from fc_kernel.host import wiring as wiring_module
 from fc_kernel.host.dial import dial, dial_all, dial_until
 from fc_kernel.host.wiring import Wiring
 from fc_kernel.vsock.ports import CHANNEL_PORTS
+
+from ..waiting import until
 
 DEADLINE_S = 30.0
 
@@ -60,12 +62,6 @@ async def listener(tmp_path: Path) -> AsyncIterator[Listener]:
     await listener.start()
     yield listener
     await listener.close()
-
-
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def test_what_follows_the_answer_belongs_to_the_stream(listener: Listener) -> None:

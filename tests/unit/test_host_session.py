@@ -21,6 +21,8 @@ from fc_kernel.paths import RunDir, new_vm_id
 from fc_kernel.resolve import Source, resolve
 from fc_kernel.vmm.journal import list_entries
 
+from ..waiting import until
+
 DEADLINE_S = 60.0
 KEY = b"a key of the clients"
 
@@ -111,12 +113,6 @@ async def opened() -> AsyncIterator[Open]:
     yield open_
     for kernel in kernels:
         await kernel.close()
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_life(opened: Open) -> None:

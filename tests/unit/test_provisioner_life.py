@@ -21,6 +21,8 @@ from fc_kernel.paths import runtime_dir
 from fc_kernel.provisioner import FIRST_CALL_WITHIN_S, FcProvisioner
 from fc_kernel.vmm.journal import list_entries
 
+from ..waiting import until
+
 DEADLINE_S = 60.0
 CALLS = [
     "pre_launch", "launch_kernel", "post_launch", "send_signal", "shutdown_requested", "terminate", "kill", "wait", "cleanup",
@@ -67,12 +69,6 @@ async def manager() -> AsyncIterator[AsyncKernelManager]:
 def provisioner_of(manager: AsyncKernelManager) -> FcProvisioner:
     assert isinstance(manager.provisioner, FcProvisioner)
     return manager.provisioner
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 def left() -> list[str]:

@@ -17,6 +17,7 @@ from fc_kernel.guest.mux_transport import MuxTransport
 from fc_kernel.vmm.qemu.bridge import MuxBridge
 from fc_kernel.vsock import mux
 
+from ..waiting import until
 from .guest_loop import GuestLoop, running_loop
 
 DEADLINE_S = 30.0
@@ -129,12 +130,6 @@ class Bridged:
 async def within(awaitable: Awaitable[Any]) -> Any:
     async with asyncio.timeout(DEADLINE_S):
         return await awaitable
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
