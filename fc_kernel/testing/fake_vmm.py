@@ -17,12 +17,12 @@ from typing import ClassVar
 import psutil
 
 from .. import guest
-from ..errors import LaunchError, MonitorExited, StateError, UnsupportedByMonitor
+from ..errors import LaunchError, MonitorExited, UnsupportedByMonitor
 from ..tier import Tier
-from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
-from ..vmm.console import ConsoleRing
+from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, VmmExit, VmmState
 from ..vmm.finish import finish
 from ..vmm.process import MonitorProcess, ResourceLimits
+from ..vmm.process_vmm import ProcessVmm
 
 #: Files of a host process are its own business; the limit only has to be one.
 MAX_FILE_BYTES = 1 << 40
@@ -31,7 +31,7 @@ STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 MAIN = Path(guest.__file__).parent / "main.py"
 
 
-class FakeVmm(Vmm):
+class FakeVmm(ProcessVmm):
     """No VM at all; ``service`` runs something else than the agent on the agent's transport."""
 
     name: ClassVar[str] = "fake"
@@ -39,9 +39,6 @@ class FakeVmm(Vmm):
     def __init__(self, plan: BootPlan, *, service: str | None = None) -> None:
         super().__init__(plan)
         self._service = service
-        self._state = VmmState.CREATED
-        self._console = ConsoleRing()
-        self._process: MonitorProcess | None = None
 
     @property
     def version(self) -> str:
@@ -54,22 +51,10 @@ class FakeVmm(Vmm):
         return frozenset({Capability.PAUSE, Capability.PAUSE_KEEPS_CONNECTIONS})
 
     @property
-    def state(self) -> VmmState:
-        """The present state."""
-        if self._process is not None and self._process.exited and self._state is not VmmState.CLOSED:
-            return VmmState.EXITED
-        return self._state
-
-    @property
     def tier(self) -> Tier:
         """None, and nothing else."""
         self._running()
         return Tier.NONE
-
-    @property
-    def pid(self) -> int | None:
-        """The agent's process."""
-        return self._process.pid if self._process is not None and self._process.exited is None else None
 
     @property
     def uds_path(self) -> Path:
@@ -96,6 +81,7 @@ class FakeVmm(Vmm):
                     "LANG": "C.UTF-8",
                 },
             )
+            self._undo.push_async_callback(self._process.aclose)
             try:
                 async with asyncio.timeout(self.plan.start_timeout_s):
                     await self._process.guard("the agent", asyncio.ensure_future(self._listening()))
@@ -139,28 +125,17 @@ class FakeVmm(Vmm):
         self._signal_all(self._running(), signal.SIGCONT)
         self._state = VmmState.RUNNING
 
-    async def wait(self) -> VmmExit:
-        """Until the agent ends."""
-        return await self._running().wait()
-
     async def kill(self) -> VmmExit:
         """End the agent and all that it started, as pulling the plug of a machine would."""
         process = self._running()
         self._signal_all(process, signal.SIGKILL)
         return await process.kill()
 
-    def console_tail(self, lines: int = 20) -> list[str]:
-        """What the agent and the kernel wrote to their stdout and stderr."""
-        return self._console.tail(lines)
-
     async def aclose(self) -> None:
         """End everything."""
-        if self._state is VmmState.CLOSED:
-            return
-        self._state = VmmState.CLOSED
         if self._process is not None:
             self._signal_all(self._process, signal.SIGKILL)
-            await self._process.aclose()
+        await super().aclose()
 
     def _refuse_devices(self) -> None:
         """Host processes have no devices; a kernel, memory and vCPUs they do not need, so those are ignored."""
@@ -174,15 +149,6 @@ class FakeVmm(Vmm):
         for what, value in asked.items():
             if value:
                 raise UnsupportedByMonitor(what, needs="a monitor of real VMs", found="FakeVmm")
-
-    def _only_in(self, wanted: VmmState, what: str) -> None:
-        if self.state is not wanted:
-            raise StateError(f"{what} in state {self.state}")
-
-    def _running(self) -> MonitorProcess:
-        if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
-            raise StateError(f"the VM is {self._state}")
-        return self._process
 
     def _signal_all(self, process: MonitorProcess, signum: signal.Signals) -> None:
         """The kernel has a session of its own, so the tree is walked; a dead agent's kernel died with its parent."""

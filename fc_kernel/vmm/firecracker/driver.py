@@ -19,10 +19,11 @@ from ...errors import (
     UnsupportedByMonitor,
 )
 from ...tier import Tier
-from ..base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmExit, VmmState
+from ..base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
 from ..console import ConsoleRing
 from ..finish import finish
 from ..process import MonitorProcess, ResourceLimits
+from ..process_vmm import ProcessVmm
 from .api import FirecrackerApi
 from .program import FirecrackerProgram, find_firecracker
 from .requests import VSOCK_PATH, boot_requests, snapshot_create, snapshot_load, vm_state
@@ -39,7 +40,7 @@ LOG_LINES = 5
 LOG_TAIL_BYTES = 16 << 10
 
 
-class FirecrackerVmm(Vmm):
+class FirecrackerVmm(ProcessVmm):
     """Runs in ``plan.run_dir``, with sockets named relative to it: snapshots hold that relative name."""
 
     name: ClassVar[str] = "firecracker"
@@ -48,11 +49,7 @@ class FirecrackerVmm(Vmm):
         super().__init__(plan)
         self._program = program
         self._features = program.features
-        self._state = VmmState.CREATED
-        self._console = ConsoleRing()
-        self._process: MonitorProcess | None = None
         self._api: FirecrackerApi | None = None
-        self._undo = contextlib.AsyncExitStack()
         self._uds_path = plan.run_dir / (plan.spec.vsock.uds_path if plan.spec.vsock else VSOCK_PATH)
         self._snapshot_since_pause = False
         self._diff_base_lost = False
@@ -72,22 +69,10 @@ class FirecrackerVmm(Vmm):
         return frozenset(set(Capability) - lacks)
 
     @property
-    def state(self) -> VmmState:
-        """The present state."""
-        if self._state is not VmmState.CLOSED and self._process is not None and self._process.exited is not None:
-            return VmmState.EXITED
-        return self._state
-
-    @property
     def tier(self) -> Tier:
         """Hardware virtualisation under the user's own uid; ``jailed`` is for a Firecracker behind its jailer."""
         self._running()
         return Tier.KVM
-
-    @property
-    def pid(self) -> int | None:
-        """Firecracker's process."""
-        return self._process.pid if self._process is not None and self._process.exited is None else None
 
     @property
     def uds_path(self) -> Path:
@@ -259,38 +244,11 @@ class FirecrackerVmm(Vmm):
             raise
         self._snapshot_since_pause = True
 
-    async def wait(self) -> VmmExit:
-        """Until Firecracker ends."""
-        return await self._running().wait()
-
-    async def kill(self) -> VmmExit:
-        """SIGKILL."""
-        return await self._running().kill()
-
-    def console_tail(self, lines: int = 20) -> list[str]:
-        """What the guest wrote to its serial console, and Firecracker to its own output."""
-        return self._console.tail(lines)
-
-    async def aclose(self) -> None:
-        """Kill Firecracker and release everything."""
-        if self._state is not VmmState.CLOSED:
-            self._state = VmmState.CLOSED
-            await self._undo.aclose()
-
-    def _only_in(self, wanted: VmmState, what: str) -> None:
-        if self.state is not wanted:
-            raise StateError(f"{what} in state {self.state}")
-
     def _request_api(self) -> FirecrackerApi:
         self._running()
         if self._api is None:
             raise StateError(f"the VM is {self._state}")
         return self._api
-
-    def _running(self) -> MonitorProcess:
-        if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
-            raise StateError(f"the VM is {self._state}")
-        return self._process
 
 
 def _remove(files: SnapshotFiles) -> None:

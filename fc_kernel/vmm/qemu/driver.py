@@ -13,10 +13,10 @@ from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, QMPError
 
 from ...errors import LaunchError, MonitorApiError, MonitorError, OutcomeUnknown, StateError, UnsupportedByMonitor
 from ...tier import Tier
-from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, Vmm, VmmExit, VmmState
-from ..console import ConsoleRing
+from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, VmmState
 from ..finish import finish
 from ..process import MonitorProcess, ResourceLimits
+from ..process_vmm import ProcessVmm
 from .bridge import MuxBridge
 from .command import MUX_SOCKET, QMP_SOCKET, command_line
 from .program import QemuProgram
@@ -30,7 +30,7 @@ LOOK_EVERY_S = 0.005
 QMP_TIMEOUT_S = 10.0
 
 
-class QemuVmm(Vmm):
+class QemuVmm(ProcessVmm):
     """A ``microvm`` machine, on KVM when ``accelerated``, else emulated by TCG."""
 
     name: ClassVar[str] = "qemu"
@@ -39,11 +39,7 @@ class QemuVmm(Vmm):
         super().__init__(plan)
         self._program = program
         self._accelerated = accelerated
-        self._state = VmmState.CREATED
-        self._console = ConsoleRing()
-        self._process: MonitorProcess | None = None
         self._qmp: QMPClient | None = None
-        self._undo = contextlib.AsyncExitStack()
 
     @property
     def version(self) -> str:
@@ -64,13 +60,6 @@ class QemuVmm(Vmm):
         )
 
     @property
-    def state(self) -> VmmState:
-        """The present state."""
-        if self._state is not VmmState.CLOSED and self._process is not None and self._process.exited is not None:
-            return VmmState.EXITED
-        return self._state
-
-    @property
     def tier(self) -> Tier:
         """``kvm`` when the running process holds ``/dev/kvm``, else ``emulated``."""
         pid = self._running().pid
@@ -80,11 +69,6 @@ class QemuVmm(Vmm):
                     if self._accelerated and descriptor.readlink() == Path("/dev/kvm"):
                         return Tier.KVM
         return Tier.EMULATED
-
-    @property
-    def pid(self) -> int | None:
-        """QEMU's process."""
-        return self._process.pid if self._process is not None and self._process.exited is None else None
 
     @property
     def uds_path(self) -> Path:
@@ -196,30 +180,3 @@ class QemuVmm(Vmm):
     async def _change(self, command: str, state: VmmState) -> None:
         await self._execute(command)
         self._state = state
-
-    async def wait(self) -> VmmExit:
-        """Until QEMU ends."""
-        return await self._running().wait()
-
-    async def kill(self) -> VmmExit:
-        """SIGKILL."""
-        return await self._running().kill()
-
-    def console_tail(self, lines: int = 20) -> list[str]:
-        """What the guest wrote to its serial console, and QEMU to its own output."""
-        return self._console.tail(lines)
-
-    async def aclose(self) -> None:
-        """Kill QEMU and release everything."""
-        if self._state is not VmmState.CLOSED:
-            self._state = VmmState.CLOSED
-            await self._undo.aclose()
-
-    def _only_in(self, wanted: VmmState, what: str) -> None:
-        if self.state is not wanted:
-            raise StateError(f"{what} in state {self.state}")
-
-    def _running(self) -> MonitorProcess:
-        if self._process is None or self._state in (VmmState.CREATED, VmmState.CLOSED):
-            raise StateError(f"the VM is {self._state}")
-        return self._process
