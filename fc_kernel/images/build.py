@@ -29,7 +29,9 @@ __all__ = ["BuildRequest", "Progress", "build_image", "recipe"]
 MACHINE = "x86_64"
 #: ``no_timer_check``: emulation sometimes loses the timer test's interrupt and hangs. The rest saves time, or says that a
 #: panic ends the machine.
-BOOT_ARGS = "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable random.trust_cpu=on mitigations=off init_on_alloc=0"
+BOOT_ARGS = (
+    "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable random.trust_cpu=on mitigations=off init_on_alloc=0"
+)
 #: Raised when the steps below change what comes out of them.
 RECIPE_VERSION = 2
 
