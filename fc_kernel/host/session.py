@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from ..channels.endpoints import ClientEndpoints
@@ -19,6 +18,7 @@ from ..errors import AgentError, AgentUnreachable, FcKernelError, KernelStartErr
 from ..paths import RunDir
 from ..resolve import Resolved
 from .engine import Engine
+from .lifecycle import Phase, following
 from .machine import AGENT_TIMEOUT_S, Machine
 from .wiring import Wiring
 
@@ -31,24 +31,6 @@ REDIAL_TIMEOUT_S = 10.0
 REDIAL_EVERY_S = 0.2
 #: A guest says how its kernel ended; what is no wait status becomes 1.
 RETURNCODES = range(-64, 256)
-
-
-class Phase(Enum):
-    """Where a session is in its life."""
-
-    IDLE = "no kernel process"
-    STARTING = "starting"
-    RUNNING = "running"
-    CLOSED = "closed"
-
-
-#: All that can happen; whatever is not here is a mistake of ours and raises.
-TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
-    Phase.IDLE: frozenset({Phase.STARTING, Phase.CLOSED}),
-    Phase.STARTING: frozenset({Phase.RUNNING, Phase.IDLE, Phase.CLOSED}),
-    Phase.RUNNING: frozenset({Phase.IDLE, Phase.CLOSED}),
-    Phase.CLOSED: frozenset(),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +101,7 @@ class KernelSession:
         return self._machine
 
     def _enter(self, phase: Phase) -> None:
-        if phase not in TRANSITIONS[self._phase]:
-            raise StateError(f"the session is {self._phase.value}; it cannot become: {phase.value}")
-        self._phase = phase
+        self._phase = following(self._phase, phase)
 
     async def start(self, request: KernelRequest) -> None:
         """Start a kernel process: in the machine that is there if it is healthy and as requested, else in a fresh one.
@@ -350,7 +330,7 @@ class KernelSession:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._phase = Phase.CLOSED
+        self._enter(Phase.CLOSED)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._engine.release, self)
             if self._endpoint_dir is not None:

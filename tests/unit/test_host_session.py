@@ -15,8 +15,9 @@ from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
 from fc_kernel.config import FcKernelConfig
 from fc_kernel.errors import AgentUnreachable, IsolationUnavailable, KernelStartError, StateError
 from fc_kernel.host.engine import Engine
+from fc_kernel.host.lifecycle import Phase
 from fc_kernel.host.machine import Machine
-from fc_kernel.host.session import KernelRequest, KernelSession, Phase
+from fc_kernel.host.session import KernelRequest, KernelSession
 from fc_kernel.paths import RunDir, new_vm_id
 from fc_kernel.resolve import Source, resolve
 from fc_kernel.vmm.journal import list_entries
