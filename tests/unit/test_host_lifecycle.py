@@ -18,7 +18,7 @@ ALLOWED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("now", "then"), itertools.product(Phase, repeat=2))
+@pytest.mark.parametrize(("now", "then"), list(itertools.product(Phase, repeat=2)))
 def test_every_pair(now: Phase, then: Phase) -> None:
     if (now.name, then.name) in ALLOWED:
         assert following(now, then) is then
