@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from hypothesis import settings
 settings.register_profile("steady", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=3000)
 settings.load_profile("steady")
+
+# A run in the background is started with SIGINT ignored, and so would be all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Ending takes as long as it takes; only what never ends is a leak.
 DEADLINE_S = 20.0

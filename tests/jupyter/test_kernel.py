@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
 
 from .conftest import DEADLINE_S, Run, another_client
 
@@ -297,7 +298,15 @@ def test_several_kernels_at_once(monitor: str) -> None:
     """Each has its own machine; a flood in one does not stop another."""
     managers = [KernelManager(kernel_name="fc-python3") for _ in range(2)]
     clients: list[BlockingKernelClient] = []
-    starters = [threading.Thread(target=manager.start_kernel) for manager in managers]
+
+    def start(manager: KernelManager) -> None:
+        try:
+            manager.start_kernel()
+        finally:
+            # jupyter_core keeps a loop for each thread, and closes none.
+            ensure_event_loop().close()
+
+    starters = [threading.Thread(target=start, args=(manager,), name="starter") for manager in managers]
     try:
         for starter in starters:
             starter.start()
