@@ -25,6 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 #: Ending takes as long as it takes; only what never ends is a leak.
 DEADLINE_S = 20.0
 #: One engine and what it needs stays for the whole process, by design; so do libraries' own helpers.
+KEPT_DESCRIPTORS = 8
 KEPT_THREADS = ("fc-kernel-engine", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "IOPub", "Thread-", "AnyIO")
 
 
@@ -45,14 +46,11 @@ class Belongings:
 
     def __init__(self, runtime_dir: Path) -> None:
         children = psutil.Process().children(recursive=True) if _has_children() else []
-        self.processes = {(child.pid, _name(child)) for child in children if _alive(child)}
+        self.processes = {(child.pid, _name(child)) for child in children}
         self.threads = {
             thread.name
             for thread in threading.enumerate()
             if thread.is_alive() and not thread.name.startswith(KEPT_THREADS)
-        }
-        self.sockets = {
-            name for name in _descriptors() if name.startswith(("pidfd", "anon_inode:[pidfd", "anon_inode:[eventfd"))
         }
         self.directories = {path.name for path in runtime_dir.iterdir()}
 
@@ -76,13 +74,6 @@ def _has_children() -> bool:
             if thread.exists():
                 return True
     return False
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _name(process: psutil.Process) -> str:
@@ -118,8 +109,7 @@ def nothing_is_left(short_private_runtime_dir: Path) -> Iterator[None]:
     gc.collect(1)
     if len(_descriptors()) > descriptors:
         gc.collect()
-    # Engines, selectors and ZeroMQ contexts that live on account for some; a leak grows with every test.
-    assert len(_descriptors()) <= descriptors + 40, "descriptors left open"
+    assert len(_descriptors()) <= descriptors + KEPT_DESCRIPTORS, "descriptors left open"
 
 
 @pytest.fixture(autouse=True)
