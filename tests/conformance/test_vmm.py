@@ -6,6 +6,8 @@ import pytest
 
 from fc_kernel.testing.conformance import CHECKS, Bench, Check, NotPossibleHere
 
+from ..conftest import KEPT_DESCRIPTORS, open_descriptors
+from ..waiting import until
 from .conftest import Monitor, fake, firecrackers, qemu
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -20,10 +22,13 @@ def checks_of(*monitors: Monitor) -> pytest.MarkDecorator:
 async def passes(check: Check, bench: Bench) -> None:
     if reason := check.inapplicable(bench.capabilities):
         pytest.skip(reason)
+    before = len(open_descriptors())
     try:
         await check.run(bench)
     except NotPossibleHere as error:
         pytest.skip(str(error))
+    # The drivers' loop runs only here: what the check closed they have to let go of now.
+    await until(lambda: len(open_descriptors()) <= before + KEPT_DESCRIPTORS)
 
 
 @checks_of(fake())
