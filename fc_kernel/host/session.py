@@ -71,6 +71,8 @@ class KernelSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starter: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
+        #: Whether it was the close that cancelled the starter, not the starter's own caller.
+        self._closing_cancelled = False
         self._redialling = False
         self._mourned = True
         self._ended = asyncio.Event()
@@ -131,8 +133,6 @@ class KernelSession:
                 raise
             finally:
                 self._starter = None
-
-    _closing_cancelled = False
 
     async def _machine_for(self, request: KernelRequest) -> Machine:
         machine = self._machine
