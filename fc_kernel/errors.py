@@ -16,7 +16,15 @@ The tree is ordered by what the caller can do, not by what went wrong inside::
     │   └── RunDirError           the private directory for sockets cannot be used
     ├── LaunchError               a start failed and was undone; carries the console's last lines
     │   ├── AgentUnreachable
-    │   └── KernelStartError
+    │   ├── KernelStartError
+    │   └── NotReseeded           a restored guest refused fresh randomness; it was ended before it ran user code
+    ├── SnapshotError             nothing was changed, and the kernel goes on
+    │   ├── SnapshotNotFound
+    │   ├── SnapshotExists        the name is taken
+    │   ├── SnapshotCorrupt       a file of it is not what its manifest records
+    │   ├── SnapshotIncompatible  it cannot be loaded on this host; names the field that differs
+    │   ├── SnapshotInUse         a running VM has it
+    │   └── QuotaExceeded         the store's limits, or the disk, have no room for another
     ├── MonitorError              a running monitor failed
     │   ├── MonitorExited
     │   ├── MonitorApiError       the monitor refused a request; carries what it said
@@ -154,6 +162,51 @@ class AgentUnreachable(LaunchError):
 
 class KernelStartError(LaunchError):
     """The guest runs but its kernel process did not come up."""
+
+
+class NotReseeded(LaunchError):
+    """A restored guest refused the host's randomness: it would repeat what others know. It was ended."""
+
+
+class SnapshotError(FcKernelError):
+    """Something about a snapshot; the kernel goes on as if nothing had been asked."""
+
+
+class SnapshotNotFound(SnapshotError):
+    """No snapshot of that name or id."""
+
+
+class SnapshotExists(SnapshotError):
+    """The name is taken in this scope."""
+
+
+class SnapshotCorrupt(SnapshotError):
+    """A part of a snapshot is missing or not what the manifest records; ``part`` names it."""
+
+    def __init__(self, part: str, problem: str) -> None:
+        self.part = part
+        super().__init__(f"the snapshot is corrupt: {part}: {problem}")
+
+
+class SnapshotIncompatible(SnapshotError):
+    """A snapshot that this host cannot load; ``field`` is what differs, ``have`` the snapshot's, ``want`` the host's."""
+
+    def __init__(self, field: str, *, have: object, want: object) -> None:
+        self.field = field
+        self.have = have
+        self.want = want
+        super().__init__(
+            f"the snapshot does not fit here: its {_cut(field, MAX_SHOWN_FIELD)} is {_shown(have)}, this host has "
+            f"{_shown(want)}"
+        )
+
+
+class SnapshotInUse(SnapshotError):
+    """A running VM maps the snapshot's files."""
+
+
+class QuotaExceeded(SnapshotError):
+    """There is no room: too many snapshots, too many bytes, or a full disk."""
 
 
 class MonitorError(FcKernelError):

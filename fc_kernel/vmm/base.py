@@ -30,6 +30,8 @@ class Capability(Enum):
     DIFF_SNAPSHOT = "diff snapshots"
     NETWORK_OVERRIDES = "network_overrides at a restore"
     VSOCK_OVERRIDE = "vsock_override at a restore"
+    #: Without it whoever loads has to merge the layers into one file before.
+    LAYERS = "page files laid over a snapshot's memory at a restore"
     RATE_LIMITERS = "rate limiters"
     NETWORK_RATE_LIMITERS = "rate limiters on network interfaces"
 
@@ -96,9 +98,14 @@ class SnapshotCreate:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotLoad:
-    """Load a snapshot into a fresh monitor instead of booting."""
+    """Load a snapshot into a fresh monitor instead of booting.
+
+    The files are opened by the load and never changed; afterwards they may be renamed, linked or unlinked.
+    """
 
     files: SnapshotFiles
+    #: Page files (:mod:`fc_kernel.vmm.pages`) laid over ``files.mem``, oldest first; needs ``Capability.LAYERS``.
+    layers: Sequence[Path] = ()
     resume: bool = True
     track_dirty_pages: bool = True
     network_overrides: Sequence[NetworkInterface] = ()
@@ -180,9 +187,17 @@ class Vmm(ABC):
 
     @abstractmethod
     async def snapshot(self, request: SnapshotCreate) -> None:
-        """Write a snapshot of the paused VM into new files. On an error the VM is still paused and the files are removed.
+        """Capture the paused VM into new files, which are whole when :meth:`written` has returned.
 
-        :class:`StateError` in any other state, and for a file that exists: it may be mapped by a running VM.
+        On an error the VM is still paused and the files are removed. :class:`StateError` in any other state, for a file that
+        exists (it may be mapped by a running VM), and while an earlier snapshot is not written.
+        """
+
+    async def written(self) -> None:  # noqa: B027 - most drivers have nothing to wait for
+        """Return when the files of the last :meth:`snapshot` are whole; the VM may run again meanwhile.
+
+        Raises what went wrong with the writing; then the files are removed. A driver that writes while the VM is paused has
+        nothing to wait for.
         """
 
     @abstractmethod

@@ -21,7 +21,7 @@ from fc_kernel.channels.signing import Composer, Signer, split
 from fc_kernel.vsock.ports import CHANNEL_PORTS, CONTROL_PORT
 
 GREETING: dict[str, Any] = {
-    "protocol": 1, "python": "3.99", "kernel_release": "rogue", "machine": "x", "vcpu_count": 1, "mem_total_mib": 64,
+    "protocol": 2, "python": "3.99", "kernel_release": "rogue", "machine": "x", "vcpu_count": 1, "mem_total_mib": 64,
     "boot_time_s": 1.0, "transport": "hybrid",
 }  # fmt: skip
 CHANNEL_OF = {port: channel for channel, port in CHANNEL_PORTS.items()}

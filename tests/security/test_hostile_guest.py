@@ -32,7 +32,7 @@ REFUSED: dict[str, tuple[type[FcKernelError], str]] = {
     "greets with nothing": (AgentUnreachable, "greeting is malformed"),
     "greets with infinity": (AgentUnreachable, "greeting is malformed"),
     "greets with a list": (AgentUnreachable, "greeting is malformed"),
-    "speaks another protocol": (AgentUnreachable, "speaks protocol 9223372036854775808; this host speaks 1"),
+    "speaks another protocol": (AgentUnreachable, "speaks protocol 9223372036854775808; this host speaks 2"),
     "never answers": (AgentUnreachable, r"did not answer within 1 s \(start_timeout_s\)"),
     "hangs up": (AgentUnreachable, "the connection to the guest agent"),
     "refuses the kernel at length": (KernelStartError, "the kernel did not start in the guest: no "),

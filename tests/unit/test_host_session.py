@@ -352,8 +352,8 @@ async def test_what_a_guest_says_of_its_kernels_end_is_checked(
 async def test_a_guest_that_does_not_greet(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent speaks another protocol: one clear error, and no machine."""
     kernel = await opened()
-    monkeypatch.setattr("fc_kernel.host.machine.PROTOCOL_VERSION", 2)
-    with pytest.raises(AgentUnreachable, match="speaks protocol 1; this host speaks 2"):
+    monkeypatch.setattr("fc_kernel.host.machine.PROTOCOL_VERSION", 3)
+    with pytest.raises(AgentUnreachable, match="speaks protocol 2; this host speaks 3"):
         await kernel.start()
     assert list_entries() == []
 
