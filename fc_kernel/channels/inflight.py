@@ -1,14 +1,16 @@
-"""Which requests wait for a reply or for their idle status. No I/O."""
+"""Which requests wait for a reply or for their idle status, and what of them could be sent again. No I/O."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 #: "Run all" of a long notebook queues some hundred; past the limit the oldest are no longer answered at a death.
 MAX_REQUESTS = 10_000
+#: Requests that wait for their turn are kept whole up to this, to be sent again after a restore that one of them asked for.
+MAX_KEPT_BYTES = 16 << 20
 
 
 @dataclass
@@ -24,6 +26,12 @@ class Request:
     header: bytes
     replied: bool = False
     idle: bool = False
+    #: The kernel has begun with it: it said that it is busy.
+    begun: bool = False
+    #: The whole message, unless it was too large to be kept; then what :func:`~fc_kernel.channels.signing.split` said.
+    frames: list[Any] = field(default_factory=list)
+    delimiter: int = 0
+    size: int = 0
 
 
 def request_of(
@@ -41,38 +49,64 @@ class InFlight:
 
     def __init__(self) -> None:
         self._requests: OrderedDict[str, Request] = OrderedDict()
+        self._kept_bytes = 0
+        self._forgot = False
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def sent(self, request: Request) -> None:
-        """A client sent a request."""
+    def sent(self, request: Request, frames: list[Any] | None = None, delimiter: int = 0) -> None:
+        """A client sent a request, with the whole message where it should be kept."""
+        if (twin := self._requests.pop(request.msg_id, None)) is not None:
+            self._let_go(twin)
         self._requests[request.msg_id] = request
+        if frames is not None:
+            size = sum(map(len, frames))
+            if self._kept_bytes + size <= MAX_KEPT_BYTES:
+                request.frames, request.delimiter, request.size = frames, delimiter, size
+                self._kept_bytes += size
         if len(self._requests) > MAX_REQUESTS:
-            self._requests.popitem(last=False)
+            self._let_go(self._requests.popitem(last=False)[1])
+            self._forgot = True
 
-    def replied(self, parent: dict[str, Any]) -> None:
-        """The kernel replied to the request with this header."""
-        self._saw(parent, reply=True)
+    def replied(self, parent: dict[str, Any]) -> bool:
+        """The kernel replied to the request with this header; whether somebody waits for that."""
+        request = self._of(parent)
+        if request is None or request.replied:
+            # Beyond what is remembered nobody knows.
+            return request is None and self._forgot
+        request.replied = True
+        self._end(request)
+        return True
+
+    def busy(self, parent: dict[str, Any]) -> None:
+        """The kernel has begun with a request."""
+        if (request := self._of(parent)) is not None and not request.begun:
+            request.begun = True
+            self._let_go(request)
 
     def idle(self, parent: dict[str, Any]) -> None:
         """The kernel's status for a request is idle; its reply may come before or after, on another channel."""
-        self._saw(parent, reply=False)
-
-    def _saw(self, parent: dict[str, Any], *, reply: bool) -> None:
-        msg_id = parent.get("msg_id")
-        request = self._requests.get(msg_id) if isinstance(msg_id, str) else None
-        if request is None:
-            return
-        if reply:
-            request.replied = True
-        else:
+        if (request := self._of(parent)) is not None:
             request.idle = True
+            self._end(request)
+
+    def _of(self, parent: dict[str, Any]) -> Request | None:
+        msg_id = parent.get("msg_id")
+        return self._requests.get(msg_id) if isinstance(msg_id, str) else None
+
+    def _end(self, request: Request) -> None:
         if request.replied and request.idle:
             del self._requests[request.msg_id]
+            self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        self._kept_bytes -= request.size
+        request.frames, request.size = [], 0
 
     def take_all(self) -> list[Request]:
         """All that wait, oldest first; afterwards none does."""
         requests = list(self._requests.values())
         self._requests.clear()
+        self._kept_bytes = 0
         return requests

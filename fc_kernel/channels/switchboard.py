@@ -19,10 +19,11 @@ import zmq
 
 from ..errors import RemoteProtocolError, StateError
 from ..vsock.ports import CHANNEL_PORTS
+from .answers import Answers, Rollback
 from .delivery import Delivery
 from .endpoints import BoundSockets, ClientEndpoints
 from .frames import oversize
-from .inflight import InFlight, Request, request_of
+from .inflight import InFlight, request_of
 from .signing import SIGNATURE_BYTES, Composer, Signer, header_of, split
 from .tunnel import POLLIN, Tunnel
 
@@ -55,6 +56,9 @@ class Switchboard:
         self._clients = Signer(key, signature_scheme)
         self._guest = Signer(b"")
         self._composer = Composer(self._clients)
+        self._generation = 0
+        #: The id of a request whose cell was cut off by a restore.
+        self._silenced: str | None = None
         self._on_tunnel_lost = on_tunnel_lost
         self._in_flight = InFlight()
         self._malformed = 0
@@ -79,17 +83,26 @@ class Switchboard:
             self._context.term()
             raise
         self._delivery = {channel: Delivery(self._bound.sockets[channel]) for channel in CHANNEL_PORTS}
+        self._answers = Answers(self._composer, self._delivery)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._running = True
         self._thread = threading.Thread(target=self._serve, name="fc-kernel-switchboard", daemon=True)
         self._thread.start()
         return self._bound.ports
 
-    def attach(self, sockets: Mapping[str, socket.socket], *, guest_key: bytes, generation: int) -> Future[None]:
+    def attach(
+        self,
+        sockets: Mapping[str, socket.socket],
+        *,
+        guest_key: bytes,
+        generation: int,
+        rollback: Rollback | None = None,
+    ) -> Future[None]:
         """Take over connected sockets, one for each channel; the future is done when all tunnels are up.
 
         The same generation as before goes on where it was: what was not acknowledged is sent again. A new one starts
-        from zero.
+        from zero. With a ``rollback`` what waits is answered first, in the same breath: whatever clients send from then on
+        is for the new guest, and nothing of the old one reaches them any more.
         """
         done: Future[None] = Future()
 
@@ -98,8 +111,17 @@ class Switchboard:
             self._drop_tunnels("replaced by a new one")
             self._attached = done
             self._guest = Signer(guest_key)
+            if generation != self._generation:
+                self._generation, self._silenced = generation, rollback.silenced if rollback is not None else None
+            again = self._answers.roll_back(self._in_flight, rollback) if rollback is not None else []
             for tunnel, sock in joined:
+                if rollback is not None:
+                    tunnel.forget()
                 tunnel.attach(sock, generation)
+            for request in again:
+                self._in_flight.sent(request, request.frames, request.delimiter)
+                self._tunnels[request.channel].send(request.frames, request.delimiter, self._guest)
+            for tunnel, _sock in joined:
                 tunnel.release(self._guest)
 
         def commanded(submitted: Future[None]) -> None:
@@ -251,10 +273,10 @@ class Switchboard:
             if problem := oversize(frames):
                 log.warning("a client's message on %s was refused: %s", channel, problem)
                 if request is not None:
-                    self._answer(request, "MessageTooLarge", problem)
+                    self._answers.error(request, "MessageTooLarge", problem)
                 continue
             if request is not None:
-                self._in_flight.sent(request)
+                self._in_flight.sent(request, frames, at)
             tunnel.send(frames, at, self._guest)
 
     def _from_guest(self, channel: str, frames: Frames) -> None:
@@ -281,10 +303,17 @@ class Switchboard:
             kind = bytes(signed[0][:4096])
             if b'"iopub_welcome"' in kind:
                 return False
-            if b'"status"' in kind and b'"idle"' in bytes(signed[3][:256]):
-                self._in_flight.idle(header_of(signed[1]))
+            if self._silenced is not None and header_of(signed[1]).get("msg_id") == self._silenced:
+                return False
+            if b'"status"' in kind:
+                state = bytes(signed[3][:256])
+                if b'"idle"' in state:
+                    self._in_flight.idle(header_of(signed[1]))
+                elif b'"busy"' in state:
+                    self._in_flight.busy(header_of(signed[1]))
         elif channel != "stdin":
-            self._in_flight.replied(header_of(signed[1]))
+            # Whatever nobody waits for is of a past that was given up, or a kernel's mistake.
+            return self._in_flight.replied(header_of(signed[1]))
         return True
 
     def _subscriptions(self, iopub: zmq.Socket[Any]) -> None:
@@ -305,19 +334,4 @@ class Switchboard:
         for tunnel in self._tunnels.values():
             tunnel.forget()
         for request in self._in_flight.take_all():
-            self._answer(request, ename, reason)
-
-    def _answer(self, request: Request, ename: str, reason: str) -> None:
-        """Answer a request in the kernel's place: with an error, and with the idle status that ends it."""
-        error: dict[str, Any] = {"ename": ename, "evalue": reason, "traceback": [f"{ename}: {reason}"]}
-        compose, iopub = self._composer.message, self._delivery["iopub"]
-        if not request.replied:
-            content = {"status": "error", **error}
-            if request.kind == "execute":
-                iopub.send(compose("error", error, request.header, [b"error"]))
-                content.update(execution_count=0, user_expressions={}, payload=[])
-            elif request.kind == "shutdown":
-                content = {"status": "ok", "restart": False}
-            reply = compose(f"{request.kind}_reply", content, request.header, request.identities)
-            self._delivery[request.channel].send(reply)
-        iopub.send(compose("status", {"execution_state": "idle"}, request.header, [b"status"]))
+            self._answers.error(request, ename, reason)
