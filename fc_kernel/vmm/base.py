@@ -23,6 +23,8 @@ class Capability(Enum):
     PAUSE = "pause and resume"
     #: Without it the guest sees a transport reset: whoever is connected has to dial again.
     PAUSE_KEEPS_CONNECTIONS = "connections that outlive a pause"
+    #: Without it the source of a snapshot sees such a reset, too.
+    SNAPSHOT_KEEPS_CONNECTIONS = "connections that outlive a snapshot"
     DRIVES = "drives"
     NETWORK = "network interfaces"
     VSOCK_ADDRESS = "a chosen vsock cid and uds_path"

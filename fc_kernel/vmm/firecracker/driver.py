@@ -62,7 +62,9 @@ class FirecrackerVmm(ProcessVmm):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """All but what the version lacks."""
-        lacks = set() if self._features.vsock_override else {Capability.VSOCK_OVERRIDE}
+        lacks = {Capability.SNAPSHOT_KEEPS_CONNECTIONS, Capability.LAYERS}
+        if not self._features.vsock_override:
+            lacks.add(Capability.VSOCK_OVERRIDE)
         if self._features.bare_resume_hangs:
             # Healed by a snapshot, which resets the guest's vsock device.
             lacks.add(Capability.PAUSE_KEEPS_CONNECTIONS)
