@@ -5,11 +5,17 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-SOURCES = ("start.S", "machine.c", "virtio.c", "devices.c", "vsock.c", "services.c")
+from fc_kernel.vsock.ports import CONTROL_PORT, PROTOCOL_VERSION
+
+SOURCES = (
+    *("start.S", "machine.c", "virtio.c", "devices.c", "vsock.c", "services.c"),
+    *("text.c", "link.c", "kernel.c", "language.c", "agent.c"),
+)
 #: No instruction that a monitor without hardware virtualisation may not emulate, and nothing from a C library.
 FLAGS = [
     *("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static"),
     *("-fno-pic", "-no-pie", "-mno-sse", "-mno-mmx", "-mno-red-zone", "-fno-stack-protector", "-fno-tree-vectorize"),
+    *(f"-DCONTROL_PORT={CONTROL_PORT}", f"-DPROTOCOL_VERSION={PROTOCOL_VERSION}"),
     "-Wl,-Ttext=0x1000000,--build-id=none,-z,noexecstack",
 ]
 

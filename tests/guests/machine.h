@@ -10,6 +10,7 @@ typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef int64_t s64;
 
 #define PAGE 4096
 
@@ -19,6 +20,9 @@ void map_memory(void);
 /* Write to the serial console. */
 void say(const char *text);
 void say_number(u64 number);
+
+/* End the machine. */
+void power_off(void);
 
 /* Copies with as few instructions as there are, because each may be emulated. */
 void copy(void *to, const void *from, size_t count);

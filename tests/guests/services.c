@@ -1,8 +1,9 @@
 /* The services of fc_kernel/testing/guest_services.py, in a guest that needs no kernel. */
+#include "agent.h"
 #include "devices.h"
 #include "vsock.h"
 
-enum { ECHO = 5000, COUNTER, FLOOD, SINK, DRIVES, ENTROPY, FAREWELL };
+enum { ECHO = 5000, COUNTER, FLOOD, SINK, DRIVES, RANDOM, FAREWELL };
 
 enum { DRIVE_SIZE, DRIVE_READ, DRIVE_WRITE };
 enum { DONE, FAILED, NO_DRIVE };
@@ -16,7 +17,11 @@ struct drive_message {
 
 static u64 counter, sunk;
 
-bool service_listens(u32 port) { return port >= ECHO && port <= FAREWELL; }
+bool service_listens(u32 port) { return (port >= ECHO && port <= FAREWELL) || agent_listens(port); }
+
+void service_connected(struct connection *connection) { agent_connected(connection); }
+
+void service_lost(struct connection *connection) { agent_lost(connection); }
 
 void service_received(struct connection *connection, u32 count) {
   if (connection->port == SINK) sunk += count;
@@ -104,13 +109,14 @@ static void farewell(struct connection *connection) {
 }
 
 static void serve(struct connection *connection) {
+  if (agent_serve(connection)) return;
   switch (connection->port) {
   case ECHO: echo(connection); break;
   case COUNTER: count(connection); break;
   case FLOOD: flood(connection); break;
   case SINK: swallow(connection); break;
   case DRIVES: drive(connection); break;
-  case ENTROPY: random(connection); break;
+  case RANDOM: random(connection); break;
   case FAREWELL: farewell(connection); break;
   }
   vsock_tell_credit(connection);
@@ -131,5 +137,6 @@ void guest_main(void) {
     counter++;
     vsock_poll();
     for (int i = 0; i < vsock_open_count; i++) serve(vsock_open[i]);
+    agent_poll();
   }
 }

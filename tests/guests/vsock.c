@@ -87,8 +87,14 @@ static void forget(struct connection *connection) {
     if (vsock_open[i] == connection) {
       vsock_open[i] = vsock_open[--vsock_open_count];
       vsock_open[vsock_open_count] = connection;
+      service_lost(connection);
       return;
     }
+}
+
+void vsock_break(struct connection *connection) {
+  send_control(connection, RESET, 0);
+  forget(connection);
 }
 
 static struct connection *accept(const struct header *header) {
@@ -127,12 +133,12 @@ static void handle(struct packet *packet) {
   switch (header->operation) {
   case REQUEST:
     send_control(connection, RESPONSE, 0);
+    service_connected(connection);
     break;
   case DATA:
     if (header->length > WINDOW - connection->waiting) {
       say("guest: the host sent more than it had credit for\n");
-      send_control(connection, RESET, 0);
-      forget(connection);
+      vsock_break(connection);
       break;
     }
     store(connection, packet->data, header->length);
@@ -140,8 +146,7 @@ static void handle(struct packet *packet) {
     break;
   case SHUTDOWN:
     if (header->flags & NO_RECEIVE) { /* then nothing can be answered any more */
-      send_control(connection, RESET, 0);
-      forget(connection);
+      vsock_break(connection);
     } else if (header->flags & NO_SEND) {
       connection->host_ended = true;
     }
@@ -162,7 +167,7 @@ void vsock_poll(void) {
   while (virtio_take(&event_queue, &id, &length)) {
     /* The one event that there is: the machine was saved or restored, and all connections are gone (5.10.6.7). */
     vsock_resets++;
-    vsock_open_count = 0;
+    while (vsock_open_count) forget(vsock_open[0]);
     cid = virtio_config64(device);
     virtio_give(&event_queue, id);
   }

@@ -38,6 +38,9 @@ extern u64 vsock_resets;
 
 /* Called for a connection to every port; false refuses it. */
 bool service_listens(u32 port);
+/* Called when the host has connected, and when a connection is gone. */
+void service_connected(struct connection *connection);
+void service_lost(struct connection *connection);
 /* Called for each packet of data, before it can be taken. */
 void service_received(struct connection *connection, u32 count);
 
@@ -57,6 +60,9 @@ void vsock_take(struct connection *connection, void *data, u32 count);
 
 /* Say that no more will be sent, when the host has got everything; false if it is to be tried again. */
 bool vsock_end(struct connection *connection);
+
+/* Break the connection off. */
+void vsock_break(struct connection *connection);
 
 /* Tell the host how much it may send, if that is news for it. */
 void vsock_tell_credit(struct connection *connection);
