@@ -1,40 +1,28 @@
-"""The kernel process in the guest: ipykernel, which waits for its one reader instead of dropping what that has not read.
+"""The kernel process in the guest, run by its path: Python 3.9, ipykernel.
 
-ZeroMQ drops what a subscriber does not take in time, silently, and a thousand small prints can be ahead of a busy agent. Run
-by its path, in a process of its own: this package is not on the kernel's path. Python 3.9, ipykernel.
+This package is not on the kernel's path: there ``import fc_kernel`` gives ``in_kernel``, and nothing else of it.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
-from typing import Any
+
+
+def provide_package(directory: str) -> None:
+    """Make ``directory`` the package ``fc_kernel`` of this process."""
+    spec = importlib.util.spec_from_file_location(
+        "fc_kernel", os.path.join(directory, "__init__.py"), submodule_search_locations=[directory]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(directory)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fc_kernel"] = module
+    spec.loader.exec_module(module)
+
 
 if __name__ == "__main__":
     # The directory of this file, whose modules would hide others from the user's code.
-    del sys.path[0]
-
-import zmq
-from ipykernel.kernelapp import IPKernelApp
-
-#: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
-#: not bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
-QUEUED_MESSAGES = 32
-
-
-class KernelApp(IPKernelApp):
-    """ipykernel's application with a bounded iopub socket that blocks."""
-
-    def init_iopub(self, context: zmq.Context[Any]) -> None:
-        """Bind iopub, then limit it, on the thread that the socket belongs to."""
-        super().init_iopub(context)  # type: ignore[no-untyped-call]
-        socket = self.iopub_thread.socket
-
-        def limit() -> None:
-            socket.sndhwm = QUEUED_MESSAGES
-            socket.setsockopt(zmq.XPUB_NODROP, 1)
-
-        self.iopub_thread.schedule(limit)
-
-
-if __name__ == "__main__":
-    KernelApp.launch_instance()
+    provide_package(os.path.join(os.path.abspath(sys.path.pop(0)), "in_kernel"))
+    importlib.import_module("fc_kernel.app").KernelApp.launch_instance()

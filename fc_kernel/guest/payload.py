@@ -25,9 +25,10 @@ def guest_files() -> dict[str, bytes]:
     """Relative path below ``/run/fc`` in the guest → content."""
     package = files("fc_kernel")
     shipped = {f"fc_kernel/{name}": package.joinpath(name) for name in SHARED}
-    for entry in package.joinpath("guest").iterdir():
-        if entry.name.endswith(".py") and entry.name not in HOST_ONLY:
-            shipped[f"fc_kernel/guest/{entry.name}"] = entry
+    for directory in ("guest", "guest/in_kernel"):
+        for entry in package.joinpath(directory).iterdir():
+            if entry.name.endswith(".py") and entry.name not in HOST_ONLY:
+                shipped[f"fc_kernel/{directory}/{entry.name}"] = entry
     contents = {name: entry.read_bytes() for name, entry in sorted(shipped.items()) if entry.is_file()}
     contents["main.py"] = contents.pop("fc_kernel/guest/main.py")
     return contents

@@ -27,7 +27,7 @@ BURST = 32
 MAX_IDENTITIES = 17
 
 
-#: Outputs that are read ahead of the tunnel from a kernel that waits; see ``kernel_app``.
+#: Outputs that are read ahead of the tunnel from a kernel that waits; see ``in_kernel.app``.
 QUEUED_MESSAGES = 32
 
 

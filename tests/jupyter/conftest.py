@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from fc_kernel import kernelspec
 
 #: A guest under emulation is about eleven times slower than the host, and the host may be busy.
 DEADLINE_S = 180
+
+#: Set on a module when one of its tests has failed.
+SUSPECT = pytest.StashKey[bool]()
 
 MONITORS = ["fake", pytest.param("qemu", marks=pytest.mark.vm)]
 
@@ -39,13 +42,31 @@ def monitor(request: pytest.FixtureRequest, jupyter_path: Path) -> Iterator[str]
 
 
 @pytest.fixture(scope="module")
-def manager(monitor: str) -> Iterator[KernelManager]:
+def module_manager(monitor: str) -> Iterator[KernelManager]:
     """One kernel for a module's tests."""
     manager = KernelManager(kernel_name="fc-python3")
     manager.start_kernel()
     yield manager
     manager.shutdown_kernel(now=True)
     manager.cleanup_resources()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note a failure, for the next test that uses the module's kernel."""
+    report = yield
+    if report.failed and item.parent is not None:
+        item.parent.stash[SUSPECT] = True
+    return report
+
+
+@pytest.fixture
+def manager(module_manager: KernelManager, request: pytest.FixtureRequest) -> KernelManager:
+    """The module's kernel, a new one after a test that failed: what is wedged would cost each later test its deadline."""
+    if request.node.parent.stash.get(SUSPECT, False):
+        request.node.parent.stash[SUSPECT] = False
+        module_manager.restart_kernel(now=True)
+    return module_manager
 
 
 def another_client(manager: KernelManager) -> BlockingKernelClient:
@@ -60,9 +81,11 @@ def client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
     """A client of the module's kernel."""
     client = manager.client()
     client.start_channels()
-    client.wait_for_ready(timeout=DEADLINE_S)
-    yield client
-    client.stop_channels()
+    try:
+        client.wait_for_ready(timeout=DEADLINE_S)
+        yield client
+    finally:
+        client.stop_channels()
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""ipykernel's application, which waits for its one reader instead of dropping what that has not read.
+
+ZeroMQ drops what a subscriber does not take in time, silently, and a thousand small prints can be ahead of a busy agent.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any, Optional
+
+import zmq
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from traitlets import default
+
+from .output import GuardedOutStream, guard
+
+#: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
+#: not bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
+QUEUED_MESSAGES = 32
+
+
+class Kernel(IPythonKernel):
+    """ipykernel's kernel, whose cells are interrupted between outputs and not within them."""
+
+    def pre_handler_hook(self) -> None:
+        """Before each request: from here on a SIGINT is a :class:`KeyboardInterrupt`."""
+        self.saved_sigint_handler = guard.install()
+
+    async def do_execute(
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool = True,
+        user_expressions: Optional[dict[str, str]] = None,
+        allow_stdin: bool = False,
+        *,
+        cell_meta: Optional[dict[str, Any]] = None,
+        cell_id: Optional[str] = None,
+    ) -> dict[str, Any]:
+        """Run a cell. What comes after it, its reply above all, is not interrupted."""
+        on_main = threading.current_thread() is threading.main_thread()
+        try:
+            content: dict[str, Any] = await super().do_execute(  # type: ignore[no-untyped-call]
+                code, silent, store_history, user_expressions, allow_stdin, cell_meta=cell_meta, cell_id=cell_id
+            )
+        except KeyboardInterrupt:
+            # It came when the cell itself had ended; without this there would be no reply at all.
+            content = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+            content["execution_count"] = self.execution_count
+        finally:
+            if on_main:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return content
+
+
+class KernelApp(IPKernelApp):
+    """The application with our kernel and streams, and a bounded iopub socket that blocks."""
+
+    @default("kernel_class")
+    def _default_kernel_class(self) -> type:
+        return Kernel
+
+    @default("outstream_class")
+    def _default_outstream_class(self) -> str:
+        return f"{GuardedOutStream.__module__}.{GuardedOutStream.__qualname__}"
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        """Bind iopub, then limit it, on the thread that the socket belongs to."""
+        super().init_iopub(context)  # type: ignore[no-untyped-call]
+        socket = self.iopub_thread.socket
+
+        def limit() -> None:
+            socket.sndhwm = QUEUED_MESSAGES
+            socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+        self.iopub_thread.schedule(limit)
