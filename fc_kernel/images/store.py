@@ -20,7 +20,7 @@ from ..paths import cache_dir, data_dir
 from ..spec import NAME_PATTERN
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ImageManifest, sha256_of
 from .staging import REMOVED_PREFIX
-from .verified import VerifiedFiles
+from ..verified import VerifiedFiles
 
 ROLES = ("kernel", "initrd", "rootfs")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fc_kernel.images import verified
-from fc_kernel.images.verified import FILE_NAME, VALID_FOR_S, VerifiedFiles
+from fc_kernel import verified
+from fc_kernel.verified import FILE_NAME, VALID_FOR_S, VerifiedFiles
 
 
 @pytest.fixture

@@ -1,0 +1,197 @@
+"""Files of the store: opened below an open directory, never through a link, and only if they are regular files of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import QuotaExceeded, SnapshotCorrupt, SnapshotError
+from ..vmm.pages import copy_sparse
+
+_BASE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+#: What a hard link fails with where a copy still works.
+_NO_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+BLOCK_BYTES = 512
+
+
+def open_directory(name: str | Path, parent: int | None = None) -> int:
+    """A descriptor of a directory, which is no link; raises :class:`OSError`."""
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | _BASE, dir_fd=parent)
+
+
+@contextlib.contextmanager
+def directory(name: str | Path, parent: int | None = None) -> Iterator[int]:
+    """As :func:`open_directory`, closed afterwards."""
+    descriptor = open_directory(name, parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_part(parent: int, name: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file of ours that nobody else may write.
+
+    Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for anything else in its place, also for nothing.
+    """
+    try:
+        descriptor = os.open(name, flags | _BASE, dir_fd=parent)
+    except OSError as error:
+        raise _corrupt(name, error) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise SnapshotCorrupt(name, "it is not a regular file")
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022 or not found.st_mode & 0o400:
+            mode = stat.filemode(found.st_mode)
+            raise SnapshotCorrupt(
+                name, f"its mode is {mode} of uid {found.st_uid}; only its owner may write, and must read"
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def part(parent: int, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """As :func:`open_part`, closed afterwards."""
+    descriptor = open_part(parent, name, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _corrupt(name: str, error: OSError) -> SnapshotCorrupt | OSError:
+    known = {
+        errno.ENOENT: "it is missing",
+        errno.ELOOP: "it is a link",
+        errno.EISDIR: "it is a directory",
+        errno.ENXIO: "it is not a regular file",
+        errno.EACCES: "it may not be read",
+        errno.ENOTDIR: "it is not a directory",
+    }
+    return SnapshotCorrupt(name, known[error.errno]) if error.errno in known else error
+
+
+def read_part(parent: int, name: str, most_bytes: int) -> bytes:
+    """The content of a small part; raises :class:`SnapshotCorrupt` also when it is larger than that."""
+    with part(parent, name) as descriptor:
+        if os.fstat(descriptor).st_size > most_bytes:
+            raise SnapshotCorrupt(name, f"it is larger than {most_bytes} bytes")
+        data = bytearray()
+        while len(data) <= most_bytes and (more := os.read(descriptor, most_bytes + 1 - len(data))):
+            data += more
+    return bytes(data)
+
+
+def write_file(parent: int, name: str, data: bytes, mode: int = 0o400) -> None:
+    """A new file, on the disk when this returns."""
+    with new_file(parent, name) as descriptor:
+        write_all(descriptor, data)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def new_file(parent: int, name: str) -> Iterator[int]:
+    """A descriptor of a file that was not there before; whoever fails removes its directory."""
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BASE, 0o600, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of it; raises :class:`OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def replace_file(parent: int, name: str, data: bytes) -> None:
+    """Put new content in a file's place at once, durably."""
+    staged = f".{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(staged, dir_fd=parent)
+    try:
+        write_file(parent, staged, data)
+        os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(staged, dir_fd=parent)
+        raise
+    os.fsync(parent)
+
+
+def link_or_copy(source: int, name: str, target: int, new_name: str) -> bool:
+    """Give a file a second name, or copy it where that cannot be; whether it was linked."""
+    try:
+        os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    else:
+        return True
+    with part(source, name) as old, new_file(target, new_name) as new:
+        copy_sparse(old, new, os.fstat(old).st_size)
+        os.fchmod(new, os.fstat(old).st_mode & 0o700)
+    return False
+
+
+def remove_tree(parent: int, name: str) -> None:
+    """Remove a directory, or what is in its place; nothing outside is followed. Raises :class:`OSError`."""
+    try:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        shutil.rmtree(name, dir_fd=parent)
+    else:
+        os.unlink(name, dir_fd=parent)
+
+
+def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Take a file's lock; ``False`` when another has it."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def stats_of(directory_descriptor: int) -> list[os.stat_result]:
+    """Of all that is in a directory."""
+    found = []
+    with os.scandir(directory_descriptor) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(entry.stat(follow_symlinks=False))
+    return found
+
+
+def real_bytes(found: os.stat_result) -> int:
+    """What a file takes on the disk."""
+    return found.st_blocks * BLOCK_BYTES
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses into the package's errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise QuotaExceeded(
+                f"cannot {doing}: {error.strerror}; remove snapshots, or make room on the disk"
+            ) from error
+        raise SnapshotError(f"cannot {doing}: {error.strerror or error}") from error

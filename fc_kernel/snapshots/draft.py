@@ -1,0 +1,215 @@
+"""A snapshot that is being made: nobody sees it before it is complete, and nothing is left of it when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import threading
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import ValidationError
+
+from ..errors import SnapshotCorrupt, SnapshotError, StateError
+from ..spec import Frozen
+from ..vmm.base import SnapshotFiles
+from . import disk
+from .check import digest_of
+from .holding import Hold
+from .layering import WRITTEN, check_layer, lay_on
+from .manifest import (
+    LAYER_NAMES,
+    LAYER_PREFIX,
+    MANIFEST_NAME,
+    MEM,
+    NOTEBOOK,
+    VMSTATE,
+    Manifest,
+    ManifestDraft,
+    Part,
+    seal,
+)
+from .root import Root, partial_name
+from .snapshot import Base, Snapshot
+
+RESERVED_NAME = "reserved.json"
+MAX_RESERVED_BYTES = 64 << 10
+#: QEMU 7.2 opens a private mapping's file for writing too, though it writes nothing.
+MEM_MODE, PART_MODE = 0o600, 0o400
+
+Kind = Literal["snapshot", "template"]
+
+
+class Reservation(Frozen):
+    """What a draft will be, for whoever begins another meanwhile."""
+
+    name: str
+    scope: str
+    owner: str
+    expected_bytes: int
+
+    @classmethod
+    def read(cls, directory: int) -> Reservation | None:
+        """Of a draft's directory; ``None`` when it has none."""
+        try:
+            return cls.model_validate_json(disk.read_part(directory, RESERVED_NAME, MAX_RESERVED_BYTES))
+        except (OSError, ValidationError, SnapshotCorrupt):
+            return None
+
+
+class Draft:
+    """A context manager: what is not published at its end is discarded."""
+
+    def __init__(self, root: Root, snapshot_id: str, kind: Kind, reserved: Reservation, lock: int) -> None:
+        self._root = root
+        self._lock = lock
+        self._state: Literal["open", "published", "discarded"] = "open"
+        self._one_at_a_time = threading.Lock()
+        self._reserved = reserved
+        self.kind = kind
+        self.id = snapshot_id
+        #: Where everything is written until it is published.
+        self.directory = root.path / partial_name(snapshot_id)
+
+    @property
+    def name(self) -> str:
+        """The name that the snapshot will have."""
+        return self._reserved.name
+
+    @property
+    def scope(self) -> str:
+        """The scope that it will have."""
+        return self._reserved.scope
+
+    @property
+    def owner(self) -> str:
+        """Whose it will be."""
+        return self._reserved.owner
+
+    @property
+    def files(self) -> SnapshotFiles:
+        """Where the driver writes; neither file is there yet."""
+        return SnapshotFiles(vmstate=self.directory / VMSTATE, mem=self.directory / WRITTEN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def publish(self, fields: ManifestDraft, *, base: Base, notebook: bytes | None = None) -> Snapshot:
+        """Make the snapshot of what the driver wrote: all of it is on the disk when this returns, or nothing is left.
+
+        Blocks for as long as the disk takes. Raises :class:`~fc_kernel.errors.QuotaExceeded` for a full disk, other
+        :class:`~fc_kernel.errors.SnapshotError` otherwise.
+        """
+        with self._publishing() as here:
+            manifest = self._described(fields)
+            linked: dict[str, Part] = {}
+            self._root.step("base")
+            if base.snapshot is None:
+                os.rename(WRITTEN, MEM, src_dir_fd=here, dst_dir_fd=here)
+            else:
+                size = manifest.mem_size_bytes
+                linked = lay_on(base.snapshot, self.directory, here, self._root, mem_size_bytes=size)
+            if notebook is not None:
+                disk.write_file(here, NOTEBOOK, notebook)
+            layers = [name for name in LAYER_NAMES if (self.directory / name).exists()]
+            names = [MEM, VMSTATE, *layers, *([NOTEBOOK] if notebook is not None else [])]
+            return self._finish(here, manifest, [self._part(here, name, linked.get(name)) for name in names])
+
+    def adopt(self, manifest: Manifest) -> Snapshot:
+        """Make the snapshot of parts that were written as they are into the draft, as an import does.
+
+        Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for one that is not what the manifest records.
+        """
+        with self._publishing() as here:
+            for part in manifest.parts:
+                found = self._part(here, part.file, None)
+                if found != part:
+                    raise SnapshotCorrupt(part.file, f"its digest is {found.sha256}, the manifest says {part.sha256}")
+                if part.file.startswith(LAYER_PREFIX):
+                    check_layer(self.directory / part.file, manifest.mem_size_bytes)
+            return self._finish(here, manifest, list(manifest.parts))
+
+    def keep(self) -> Hold:
+        """Hold the published snapshot without a moment in which it could be deleted; before the block ends."""
+        if self._state != "published" or self._lock < 0:
+            raise StateError("only what was just published can be held")
+        lock, self._lock = self._lock, -1
+        return Hold(lock)
+
+    def discard(self) -> None:
+        """Remove everything, unless it is published; nothing happens the second time."""
+        with self._one_at_a_time:
+            if self._state == "open":
+                self._state = "discarded"
+                # What cannot be removed now is swept later: the lock is let go.
+                with contextlib.suppress(OSError, SnapshotError), self._root.opened() as root:
+                    self._root.remove_tree(root, self.directory.name)
+            lock, self._lock = self._lock, -1
+            if lock >= 0:
+                os.close(lock)
+
+    @contextlib.contextmanager
+    def _publishing(self) -> Iterator[int]:
+        with self._one_at_a_time:
+            if self._state != "open":
+                raise StateError(f"the snapshot was {self._state}")
+            with disk.explained(f"save the snapshot {self.name!r}"), disk.directory(self.directory) as here:
+                yield here
+
+    def _described(self, fields: ManifestDraft) -> ManifestDraft:
+        """The fields without paths of this host, which would mean nothing later or elsewhere."""
+        spec = fields.spec.model_copy(update=dict.fromkeys(("kernel", "rootfs", "vsock", "restore_from")))
+        return fields.model_copy(update={"spec": spec})
+
+    def _part(self, here: int, name: str, known: Part | None) -> Part:
+        """Hash a file and see it onto the disk; one that was linked is there, and known."""
+        self._root.step(f"hash {name}")
+        with disk.part(here, name) as descriptor:
+            size = os.fstat(descriptor).st_size
+            if known is not None and os.fstat(descriptor).st_nlink > 1:
+                if size != known.size_bytes:
+                    raise SnapshotCorrupt(name, f"it has {size} bytes, its manifest says {known.size_bytes}")
+                return known
+            os.fchmod(descriptor, MEM_MODE if name == MEM else PART_MODE)
+            found = Part(file=name, sha256=digest_of(self._root.records, descriptor, name, own=True), size_bytes=size)
+            if known is not None and found != known:
+                raise SnapshotCorrupt(name, "what was copied of it is not what its manifest records")
+            self._root.step(f"fsync {name}")
+            os.fsync(descriptor)
+        return found
+
+    def _finish(self, here: int, fields: ManifestDraft, parts: list[Part]) -> Snapshot:
+        own = ManifestDraft.model_fields.keys()
+        manifest = seal(
+            ManifestDraft.model_construct(**{name: getattr(fields, name) for name in own}),
+            id=self.id,
+            kind=self.kind,
+            name=self.name,
+            scope=self.scope,
+            owner=self.owner,
+            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            parts=tuple(parts),
+        )
+        self._root.step("manifest")
+        disk.write_file(here, MANIFEST_NAME, manifest.to_bytes())
+        with self._root.locked() as root:
+            self._root.step("unreserve")
+            os.unlink(RESERVED_NAME, dir_fd=here)
+            os.fsync(here)
+            self._root.step("rename")
+            os.rename(self.directory.name, self.id, src_dir_fd=root, dst_dir_fd=root)
+            try:
+                self._root.step("fsync")
+                os.fsync(root)
+                disk.lock(self._lock, shared=True)
+            except BaseException:
+                # Nobody was told of it, and it may not outlive a power cut.
+                os.rename(self.id, self.directory.name, src_dir_fd=root, dst_dir_fd=root)
+                raise
+            self._state = "published"
+        self._root.step("published")
+        return Snapshot(self._root.path / self.id, manifest)

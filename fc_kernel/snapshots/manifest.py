@@ -1,0 +1,205 @@
+"""What a snapshot's ``manifest.json`` says, and how it is read when anybody may have written it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from ..errors import SnapshotCorrupt, SnapshotError, SnapshotIncompatible
+from ..spec import MAX_BOOT_ARGS, Frozen, VmSpec
+from .naming import ID_PATTERN, is_name, is_scope
+
+MANIFEST_NAME = "manifest.json"
+MEM, VMSTATE, NOTEBOOK, LAYER_PREFIX = "mem", "vmstate", "notebook.ipynb", "pages."
+FORMAT: Final = 1
+#: A manifest has some kilobytes; more is not ours.
+MAX_MANIFEST_BYTES = 1 << 20
+#: Each layer costs a load one more file to read; beyond this they are made into one.
+MAX_LAYERS = 16
+LAYER_NAMES = [f"{LAYER_PREFIX}{number}" for number in range(MAX_LAYERS)]
+#: No file is larger: 2^48 bytes is what x86 can address.
+MAX_FILE_BYTES = 1 << 48
+MAX_TEXT, MAX_DESCRIPTION, MAX_TIMINGS = 256, 1000, 64
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+OPTIONAL_SHA256_PATTERN: Final = r"^([0-9a-f]{64})?$"
+
+Printable = AfterValidator(lambda text: _checked(text, text.isprintable(), "printable characters"))
+Text = Annotated[str, Strict(), Field(max_length=MAX_TEXT), Printable]
+Digest = Annotated[str, Strict(), Field(pattern=SHA256_PATTERN)]
+OptionalDigest = Annotated[str, Strict(), Field(pattern=OPTIONAL_SHA256_PATTERN)]
+Number = Annotated[int, Strict(), Field(ge=0, le=MAX_FILE_BYTES)]
+SnapshotId = Annotated[str, Strict(), Field(pattern=ID_PATTERN)]
+
+
+def _checked(value: str, right: bool, allowed: str) -> str:
+    if not right:
+        raise ValueError(allowed)
+    return value
+
+
+class Part(Frozen):
+    """One file of a snapshot; the digest of ``mem`` is the one of :mod:`.digest`, of the others it is SHA-256."""
+
+    file: Annotated[str, Strict(), Field(pattern=r"^(mem|vmstate|notebook\.ipynb|pages\.(0|[1-9][0-9]?))$")]
+    sha256: Digest
+    size_bytes: Number
+
+
+class Cpu(Frozen):
+    """The processor that the guest saw."""
+
+    model: Text
+    flags_sha256: OptionalDigest = ""
+
+    @classmethod
+    def of(cls, model: str, flags: Iterable[str]) -> Cpu:
+        """A processor by its model's name and its flags, in any order."""
+        shown = "".join(character for character in model if character.isprintable())[:MAX_TEXT]
+        return cls(model=shown, flags_sha256=hashlib.sha256(" ".join(sorted(set(flags))).encode()).hexdigest())
+
+
+class ImageRef(Frozen):
+    """The image that the guest runs from: its files are not in the snapshot."""
+
+    name: Text
+    kernel_sha256: Digest
+    rootfs_sha256: Digest
+
+
+class KernelState(Frozen):
+    """What the agent said of the kernel when it stood still; ``cell`` is the request whose cell asked for the snapshot."""
+
+    instance: Number | None = None
+    language: Text | None = None
+    execution_count: Number | None = None
+    cell: Text | None = None
+    #: The key between host and guest, which is changed at each restore.
+    key: Text = ""
+
+
+class ManifestDraft(Frozen):
+    """What the taker of a snapshot knows; the rest of the manifest is the store's."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    description: Annotated[str, Strict(), Field(max_length=MAX_DESCRIPTION)] = ""
+    parent: SnapshotId | None = None
+    #: Path of the notebook, for people; never opened.
+    notebook: Annotated[str, Strict(), Field(max_length=4096)] | None = None
+    kernel_id: Text = ""
+    monitor: Text
+    monitor_version: Text
+    snapshot_format: Text = ""
+    cpu: Cpu
+    #: Only where the format depends on it.
+    host_kernel: Text = ""
+    agent_protocol: Number
+    image: ImageRef | None = None
+    initrd_sha256: OptionalDigest = ""
+    boot_args: Annotated[str, Strict(), Field(max_length=MAX_BOOT_ARGS), Printable] = ""
+    #: Without paths of the host's files: whoever restores uses those of the image of that digest.
+    spec: VmSpec
+    generation: Number = 0
+    kernel: KernelState = KernelState()
+    timings: Annotated[dict[Text, Annotated[float, Strict(), Field(ge=0)]], Field(max_length=MAX_TIMINGS)] = Field(
+        default_factory=dict
+    )
+    template_key: Text = ""
+
+    @model_validator(mode="after")
+    def _knows_its_memory(self) -> ManifestDraft:
+        if self.spec.mem_size_mib is None:
+            raise ValueError("spec.mem_size_mib is not set")
+        return self
+
+    @property
+    def mem_size_bytes(self) -> int:
+        """Size of the guest's memory."""
+        return (self.spec.mem_size_mib or 0) << 20
+
+
+class Manifest(ManifestDraft):
+    """All of it. ``checksum`` is of everything else in it."""
+
+    format: Literal[1] = FORMAT
+    id: SnapshotId
+    kind: Literal["snapshot", "template"]
+    name: Annotated[str, Strict(), AfterValidator(lambda name: _checked(name, is_name(name), "a snapshot's name"))]
+    scope: Annotated[str, Strict(), AfterValidator(lambda scope: _checked(scope, is_scope(scope), "a scope"))]
+    owner: Text
+    created: Annotated[str, Strict(), Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+    parts: Annotated[tuple[Part, ...], Field(max_length=MAX_LAYERS + 3, strict=False)]
+    checksum: OptionalDigest = ""
+
+    @model_validator(mode="after")
+    def _has_all_parts(self) -> Manifest:
+        names = [part.file for part in self.parts]
+        layers = LAYER_NAMES[: len(self.layers)]
+        if sorted(names) != sorted([MEM, VMSTATE, *layers, *([NOTEBOOK] if NOTEBOOK in names else [])]):
+            raise ValueError("the parts are not those of a snapshot")
+        if self.part(MEM).size_bytes != self.mem_size_bytes:
+            raise ValueError("mem is not as large as the machine's memory")
+        return self
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the page files, oldest first."""
+        found = [part.file for part in self.parts if part.file.startswith(LAYER_PREFIX)]
+        return sorted(found, key=lambda name: int(name.removeprefix(LAYER_PREFIX)))
+
+    def part(self, file: str) -> Part:
+        """The part of that name; raises :class:`KeyError`."""
+        for part in self.parts:
+            if part.file == file:
+                return part
+        raise KeyError(file)
+
+    def sealed(self) -> Manifest:
+        """With its checksum."""
+        return self.model_copy(update={"checksum": self._checksum()})
+
+    def to_bytes(self) -> bytes:
+        """The file's content; there is one way only to write a manifest."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+    def _checksum(self) -> str:
+        return hashlib.sha256(self.model_copy(update={"checksum": ""}).to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse and check; raises :class:`SnapshotCorrupt`, and :class:`SnapshotIncompatible` for another format."""
+        try:
+            found = json.loads(data)
+            version = found["format"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise SnapshotCorrupt(MANIFEST_NAME, "it is no manifest of a snapshot") from None
+        if version != FORMAT:
+            raise SnapshotIncompatible("format", have=version, want=FORMAT)
+        try:
+            manifest = cls.model_validate_json(data)
+            right = manifest.checksum == manifest._checksum() and manifest.to_bytes() == data
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise SnapshotCorrupt(MANIFEST_NAME, _first_fault(error)) from None
+        if not right:
+            raise SnapshotCorrupt(MANIFEST_NAME, "its checksum does not match")
+        return manifest
+
+
+def _first_fault(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return "it cannot be parsed"
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:MAX_TEXT]
+    return f"{where!r}: {first['msg']}"
+
+
+def seal(draft: ManifestDraft, **fields: object) -> Manifest:
+    """The manifest of a draft with the store's fields; raises :class:`~fc_kernel.errors.SnapshotError` if it cannot be one."""
+    try:
+        return Manifest.model_validate({**dict(draft), **fields}).sealed()
+    except ValidationError as error:
+        raise SnapshotError(f"the snapshot cannot be described: {_first_fault(error)}") from None

@@ -1,0 +1,125 @@
+"""A complete snapshot, as the store gives it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..spec import VmSpec
+from ..vmm.base import SnapshotFiles
+from . import disk
+from .manifest import MEM, NOTEBOOK, VMSTATE, Manifest
+
+#: In each snapshot's directory: its writer holds it alone, whoever uses the files holds it with others.
+LOCK_NAME = "lock"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot. Its files are never changed."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """Random, and the directory's name."""
+        return self.manifest.id
+
+    @property
+    def kind(self) -> str:
+        """``snapshot`` or ``template``."""
+        return self.manifest.kind
+
+    @property
+    def name(self) -> str:
+        """Unique within its owner's scope."""
+        return self.manifest.name
+
+    @property
+    def scope(self) -> str:
+        """The notebook, or the kernel, that it belongs to."""
+        return self.manifest.scope
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.manifest.owner
+
+    @property
+    def description(self) -> str:
+        """What its taker said of it."""
+        return self.manifest.description
+
+    @property
+    def parent(self) -> str | None:
+        """Id of the snapshot that the kernel went on from, which may be gone."""
+        return self.manifest.parent
+
+    @property
+    def created(self) -> str:
+        """Time in UTC, ISO 8601."""
+        return self.manifest.created
+
+    @property
+    def spec(self) -> VmSpec:
+        """The machine, without paths of the host."""
+        return self.manifest.spec
+
+    @property
+    def mem(self) -> Path:
+        """The memory below all layers."""
+        return self.directory / MEM
+
+    @property
+    def vmstate(self) -> Path:
+        """The devices' state."""
+        return self.directory / VMSTATE
+
+    @property
+    def layers(self) -> tuple[Path, ...]:
+        """Page files over ``mem``, oldest first."""
+        return tuple(self.directory / name for name in self.manifest.layers)
+
+    @property
+    def files(self) -> SnapshotFiles:
+        """For a :class:`~fc_kernel.vmm.base.SnapshotLoad`, together with ``layers``."""
+        return SnapshotFiles(vmstate=self.vmstate, mem=self.mem)
+
+    @property
+    def notebook(self) -> Path | None:
+        """The notebook as it was, if it was saved too."""
+        saved = any(part.file == NOTEBOOK for part in self.manifest.parts)
+        return self.directory / NOTEBOOK if saved else None
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files take on the disk, also those that it shares with others; 0 when it is gone."""
+        try:
+            with disk.directory(self.directory) as descriptor:
+                return sum(disk.real_bytes(found) for found in disk.stats_of(descriptor))
+        except OSError:
+            return 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; without the key of the guest."""
+        said = self.manifest.model_dump(mode="json", exclude={"checksum": True, "kernel": {"key"}})
+        return {**said, "path": str(self.directory), "size_bytes": self.size_bytes}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the ``mem`` that a driver wrote is: the whole memory, or what differs from a snapshot's."""
+
+    snapshot: Snapshot | None
+
+    @classmethod
+    def full(cls) -> Base:
+        """The whole memory."""
+        return cls(None)
+
+    @classmethod
+    def diff_on(cls, snapshot: Snapshot) -> Base:
+        """A sparse file of the pages that changed since that snapshot was taken or loaded."""
+        return cls(snapshot)

@@ -1,0 +1,143 @@
+"""Which files were hashed lately and are unchanged since, so that a start need not read half a gigabyte again.
+
+A record holds for one file in one state: device, inode, size, and the times of the last change of its content and of its
+inode. Content that changed with none of these changing (a failing disk, someone writing to the raw device) is found when
+the record has expired, or by ``fc-kernel image show``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+FILE_NAME = "digests.json"
+#: Bounds for how long a change that left no trace in the inode stays unseen.
+VALID_FOR_S = 24 * 3600
+#: A file that changed this recently may change again within the clock tick of its inode, unseen.
+SETTLED_AFTER_S = 2
+#: Longer than a tick of the kernel's clock (10 ms at 100 Hz), for a file whose only writer waits for it.
+OWN_TICK_S = 0.02
+#: A few files an image or a snapshot; a file larger than this is not ours.
+MAX_FILE_BYTES = 1 << 20
+
+Records = dict[str, tuple[str, float]]
+
+
+class VerifiedFiles:
+    """The records in a file of a cache directory."""
+
+    def __init__(self, cache_dir: Path, name: str = FILE_NAME) -> None:
+        self._path = cache_dir / name
+
+    def sha256_of(self, path: Path) -> str:
+        """SHA-256 of a file, from its record if it is unchanged since; raises :class:`OSError`."""
+        with path.open("rb") as file:
+            return self.digest_of(file.fileno())
+
+    def digest_of(
+        self, descriptor: int, digest: Callable[[int], str] | None = None, *, kind: str = "", own: bool = False
+    ) -> str:
+        """As :meth:`sha256_of`, of an open file that is at its start.
+
+        ``digest`` is another digest than SHA-256, with a name of its own as ``kind`` that ends with a slash. ``own`` says that
+        the caller alone has written the file and has just ended doing so: it is hashed, and remembered at once.
+        """
+        before = os.fstat(descriptor)
+        if own:
+            if time.time() - before.st_ctime <= OWN_TICK_S:
+                time.sleep(OWN_TICK_S)
+        elif known := self._read().get(kind + _key(before)):
+            return known[0]
+        found = (digest or _sha256)(descriptor)
+        after = os.fstat(descriptor)
+        settled = own or time.time() - after.st_ctime > SETTLED_AFTER_S
+        if settled and _key(after) == _key(before):
+            with self._locked():
+                self._write({**self._read(), kind + _key(after): (found, time.time())})
+        return found
+
+    @contextlib.contextmanager
+    def kept(self, descriptors: Iterable[int]) -> Iterator[None]:
+        """Around what changes the files' inodes and not their content (links, names, modes): what was known stays known."""
+        with self._locked():
+            records = self._read()
+            before = {descriptor: os.fstat(descriptor) for descriptor in descriptors} if records else {}
+            try:
+                yield
+            finally:
+                moved: Records = {}
+                for descriptor, was in before.items():
+                    now = os.fstat(descriptor)
+                    same = (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+                    for key in _records_of(records, was):
+                        # A file with no name left is nobody's any more.
+                        if same and now.st_nlink and _key(now) != _key(was):
+                            moved[key.removesuffix(_key(was)) + _key(now)] = records.pop(key)
+                if moved:
+                    self._write({**records, **moved})
+
+    def _read(self) -> Records:
+        """The records that are still valid; none at all if anybody else could have written them."""
+        try:
+            with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                    return {}
+                said = json.loads(file.read(MAX_FILE_BYTES))
+            now = time.time()
+            return {
+                str(key): (str(digest), float(at))
+                for key, (digest, at) in said.items()
+                if 0 <= now - float(at) < VALID_FOR_S
+            }
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def _write(self, records: Records) -> None:
+        # Without the records everything works as well, only slower.
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, staged = tempfile.mkstemp(dir=self._path.parent)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump(records, file)
+                Path(staged).replace(self._path)
+            except BaseException:
+                Path(staged).unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One at a time reads and writes the records, so that none is lost; without a directory there are none."""
+        lock = -1
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if lock >= 0:
+                os.close(lock)
+
+
+def _sha256(descriptor: int) -> str:
+    with open(descriptor, "rb", closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key(found: os.stat_result) -> str:
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def _records_of(records: Records, found: os.stat_result) -> list[str]:
+    """The keys of a file's records, of every kind."""
+    return [key for key in records if key.rpartition("/")[2] == _key(found)]
