@@ -161,9 +161,9 @@ static bool hex4(const u8 *at, u32 *value) {
 }
 
 bool json_text(struct span string, u8 *to, u32 room, u32 *length) {
+  if (string.length < 2 || *string.at != '"' || string.at[string.length - 1] != '"') return false;
   const u8 *at = string.at + 1, *end = string.at + string.length - 1;
   u32 n = 0;
-  if (string.length < 2 || *string.at != '"' || *end != '"') return false;
   while (at < end) {
     const u8 *escape = find(at, end, '\\');
     u32 plain = (u32)(escape - at);
