@@ -17,7 +17,8 @@ from ..vmm.pages import copy_sparse
 _BASE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 #: What a hard link fails with where a copy still works.
 _NO_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: What has no room raises.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 BLOCK_BYTES = 512
 
 
@@ -190,7 +191,7 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise QuotaExceeded(
                 f"cannot {doing}: {error.strerror}; remove snapshots, or make room on the disk"
             ) from error

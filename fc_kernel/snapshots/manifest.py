@@ -91,6 +91,8 @@ class ManifestDraft(Frozen):
     #: Path of the notebook, for people; never opened.
     notebook: Annotated[str, Strict(), Field(max_length=4096)] | None = None
     kernel_id: Text = ""
+    #: The VM that was saved, by which a reference to the snapshot names it, too.
+    vm_id: Text = ""
     monitor: Text
     monitor_version: Text
     snapshot_format: Text = ""

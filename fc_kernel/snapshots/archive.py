@@ -1,0 +1,217 @@
+"""A snapshot as one stream: a tar of plain files, ``manifest.json`` first, with the digests of all others.
+
+``mem`` is written without its holes: ``FCMEMORY``, its size and the number of extents as u64, then offset and length of each,
+then their bytes; little endian. Read member by member and never by their names: what comes next is known from the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import SnapshotCorrupt
+from ..vmm.pages import data_extents
+from . import disk
+from .digest import CHUNK_BYTES
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MEM, Manifest
+from .snapshot import Snapshot
+
+MAGIC = b"FCMEMORY"
+HEAD = struct.Struct("<8sQQ")
+EXTENT = struct.Struct("<QQ")
+ARCHIVE = "archive"
+#: Enough for 8 GiB of which every other page is a hole; a memory beyond that is written whole.
+MAX_EXTENTS = 1 << 20
+
+Extents = list[tuple[int, int]]
+
+
+class Writable(Protocol):
+    """Where an archive goes."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all of it."""
+
+
+class Readable(Protocol):
+    """Where an archive comes from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none at the end."""
+
+
+def write_archive(snapshot: Snapshot, out: Writable) -> int:
+    """Write all of a snapshot; returns how many bytes that were. ``mem`` comes first, then the parts in their order."""
+    with ExitStack() as stack:
+        # All are open before a byte goes out: whoever removes the snapshot meanwhile does no harm.
+        here = stack.enter_context(disk.directory(snapshot.directory))
+        manifest = Manifest.from_bytes(disk.read_part(here, MANIFEST_NAME, MAX_MANIFEST_BYTES))
+        files = {part.file: stack.enter_context(disk.part(here, part.file)) for part in manifest.parts}
+        writer = _Writer(out)
+        text = manifest.to_bytes()
+        writer.member(MANIFEST_NAME, len(text), iter([text]))
+        for name in _order(manifest):
+            size = os.fstat(files[name]).st_size
+            if size != manifest.part(name).size_bytes:
+                raise SnapshotCorrupt(name, f"it has {size} bytes, the manifest says {manifest.part(name).size_bytes}")
+            if name == MEM:
+                extents = _extents(files[name], size)
+                table = HEAD.pack(MAGIC, size, len(extents)) + b"".join(EXTENT.pack(*extent) for extent in extents)
+                writer.member(name, len(table) + _total(extents), _content(files[name], extents, table))
+            else:
+                writer.member(name, size, _content(files[name], [(0, size)]))
+        writer.end()
+        return writer.written
+
+
+def _order(manifest: Manifest) -> list[str]:
+    return [MEM, *(part.file for part in manifest.parts if part.file != MEM)]
+
+
+def _total(extents: Extents) -> int:
+    return sum(length for _, length in extents)
+
+
+def _extents(descriptor: int, size: int) -> Extents:
+    """What is not a hole."""
+    found = [(start, end - start) for start, end in data_extents(descriptor, size)]
+    return found if len(found) <= MAX_EXTENTS else [(0, size)]
+
+
+def _content(descriptor: int, extents: Extents, first: bytes = b"") -> Iterator[bytes]:
+    if first:
+        yield first
+    for offset, length in extents:
+        done = 0
+        while done < length:
+            data = os.pread(descriptor, min(CHUNK_BYTES, length - done), offset + done)
+            if not data:
+                raise SnapshotCorrupt(ARCHIVE, f"a file ends at byte {offset + done}")
+            done += len(data)
+            yield data
+
+
+class _Writer:
+    def __init__(self, out: Writable) -> None:
+        self._out = out
+        self.written = 0
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+        self.written += len(data)
+
+    def member(self, name: str, size: int, content: Iterator[bytes]) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o600
+        self._write(info.tobuf(tarfile.GNU_FORMAT))
+        for data in content:
+            self._write(data)
+        self._write(bytes(-size % tarfile.BLOCKSIZE))
+
+    def end(self) -> None:
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of an archive: what it will take, before anything is written."""
+
+    manifest: Manifest
+    extents: Extents
+
+    @property
+    def expected_bytes(self) -> int:
+        """On the disk."""
+        return _total(self.extents) + sum(part.size_bytes for part in self.manifest.parts if part.file != MEM)
+
+
+class ArchiveReader:
+    """Reads :meth:`head`, then :meth:`extract`; everything that is not as it should be is ``SnapshotCorrupt``."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+
+    def head(self) -> Head:
+        """The manifest, and where the memory's bytes go."""
+        size = self._member(MANIFEST_NAME)
+        if size > MAX_MANIFEST_BYTES:
+            raise SnapshotCorrupt(MANIFEST_NAME, f"it is larger than {MAX_MANIFEST_BYTES} bytes")
+        manifest = Manifest.from_bytes(self._exactly(size))
+        self._padding(size)
+        size = self._member(MEM)
+        if size < HEAD.size:
+            raise SnapshotCorrupt(MEM, f"{size} bytes are no memory")
+        magic, memory, count = HEAD.unpack(self._exactly(HEAD.size))
+        wanted = manifest.part(MEM).size_bytes
+        if magic != MAGIC or memory != wanted or count > MAX_EXTENTS:
+            raise SnapshotCorrupt(MEM, "it does not begin as the memory of the manifest does")
+        table = self._exactly(count * EXTENT.size)
+        extents = list(EXTENT.iter_unpack(table))
+        end = 0
+        for offset, length in extents:
+            if offset < end or length == 0 or offset + length > memory:
+                raise SnapshotCorrupt(MEM, f"{length} bytes at {offset} are out of order, or outside of its {memory}")
+            end = offset + length
+        if size != HEAD.size + len(table) + _total(extents):
+            raise SnapshotCorrupt(MEM, "its size is not that of its extents")
+        return Head(manifest, extents)
+
+    def extract(self, head: Head, here: int) -> None:
+        """Write all parts into an empty directory."""
+        for name in _order(head.manifest):
+            wanted = head.manifest.part(name).size_bytes
+            if name == MEM:
+                written, extents = HEAD.size + len(head.extents) * EXTENT.size + _total(head.extents), head.extents
+            else:
+                written, extents = self._member(name), [(0, wanted)]
+                if written != wanted:
+                    raise SnapshotCorrupt(name, f"it has {written} bytes, the manifest says {wanted}")
+            with disk.new_file(here, name) as target:
+                os.ftruncate(target, wanted)
+                for offset, length in extents:
+                    self._copy(target, offset, length)
+            self._padding(written)
+        self._end()
+
+    def _copy(self, target: int, offset: int, length: int) -> None:
+        os.lseek(target, offset, os.SEEK_SET)
+        while length:
+            data = self._exactly(min(CHUNK_BYTES, length))
+            disk.write_all(target, data)
+            length -= len(data)
+
+    def _member(self, name: str) -> int:
+        """The header of the member that has to come now; returns its size."""
+        try:
+            info = tarfile.TarInfo.frombuf(self._exactly(tarfile.BLOCKSIZE), "ascii", "strict")
+        except (tarfile.TarError, ValueError):
+            raise SnapshotCorrupt(ARCHIVE, f"there is no {name} where it has to be") from None
+        if info.name != name or not info.isreg() or info.issparse() or info.size < 0:
+            raise SnapshotCorrupt(ARCHIVE, f"{info.name[:100]!r} is where the file {name} has to be")
+        return info.size
+
+    def _end(self) -> None:
+        """Zeros to the end, which is looked for so that a compressed archive is checked to its own."""
+        end = self._exactly(tarfile.BLOCKSIZE)
+        while len(end) <= CHUNK_BYTES and (more := self._source.read(CHUNK_BYTES)):
+            end += more
+        if len(end) > CHUNK_BYTES or end.count(0) != len(end):
+            raise SnapshotCorrupt(ARCHIVE, "there is more in it than a snapshot")
+
+    def _padding(self, size: int) -> None:
+        self._exactly(-size % tarfile.BLOCKSIZE)
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            # Memory grows with what comes, not with what is claimed.
+            more = self._source.read(min(CHUNK_BYTES, size - len(data)))
+            if not more:
+                raise SnapshotCorrupt(ARCHIVE, "it is cut off")
+            data += more
+        return data
