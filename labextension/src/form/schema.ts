@@ -1,0 +1,113 @@
+/** The form's fields, read from the JSON Schema of `metadata.fc_kernel`; and what a text in one of them means. */
+import type { JSONObject, JSONValue, PartialJSONObject } from '@lumino/coreutils';
+import type { TranslationBundle } from '@jupyterlab/translation';
+
+/** The fields that a notebook's author may want; the rest of the schema is the administrator's. */
+export const FIELDS = ['image', 'vcpu_count', 'mem_size_mib', 'network', 'workspace'] as const;
+export type FieldName = (typeof FIELDS)[number];
+
+export interface IField {
+  readonly name: FieldName;
+  readonly description: string;
+  readonly isNumber: boolean;
+  readonly minimum: number | null;
+  readonly maximum: number | null;
+  readonly pattern: string | null;
+  /** What is allowed, where that is a list. */
+  readonly choices: readonly string[] | null;
+}
+
+/** The fields that the schema has. */
+export function fieldsOf(schema: JSONObject): IField[] {
+  const properties = object(schema.properties);
+  return FIELDS.filter(name => name in properties).map(name => {
+    const property = resolve(properties[name], schema);
+    const variants = [property, ...list(property.anyOf).map(variant => resolve(variant, schema))];
+    // Optional fields are "this or null".
+    const said = Object.assign({}, ...variants.filter(variant => variant.type !== 'null').reverse()) as JSONObject;
+    const isNumber = said.type === 'integer' || said.type === 'number';
+    const choices = list(said.enum).filter((choice): choice is string => typeof choice === 'string');
+    return {
+      name,
+      description: typeof said.description === 'string' ? said.description : '',
+      isNumber,
+      minimum: number(said.minimum),
+      maximum: number(said.maximum),
+      pattern: typeof said.pattern === 'string' ? said.pattern : null,
+      choices: choices.length > 0 ? choices : typeof said.const === 'string' ? [said.const] : null
+    };
+  });
+}
+
+/** What a field's text means: a value, or `undefined` for the default of the workspace. Throws what is wrong with it. */
+export function valueOf(field: IField, text: string, trans: TranslationBundle): string | number | undefined {
+  const wanted = text.trim();
+  if (wanted === '') {
+    return undefined;
+  }
+  if (!field.isNumber) {
+    if (field.choices && !field.choices.includes(wanted)) {
+      throw new Error(trans.__('“%1” is not allowed here; allowed: %2', wanted, field.choices.join(', ')));
+    }
+    if (field.pattern && !matches(field.pattern, wanted)) {
+      throw new Error(trans.__('At most 64 letters, digits, “.”, “_” and “-”, beginning with a letter or digit.'));
+    }
+    return wanted;
+  }
+  const value = Number(wanted);
+  if (!Number.isInteger(value)) {
+    throw new Error(trans.__('“%1” is not a whole number', wanted));
+  }
+  if (field.maximum !== null && value > field.maximum) {
+    throw new Error(trans.__('%1 is over the administrator’s limit of %2', value, field.maximum));
+  }
+  if (field.minimum !== null && value < field.minimum) {
+    throw new Error(trans.__('%1 is less than the least, %2', value, field.minimum));
+  }
+  return value;
+}
+
+/** Settings with one field set, or left to the workspace. */
+export function withValue(
+  settings: PartialJSONObject,
+  name: FieldName,
+  value: string | number | undefined
+): PartialJSONObject {
+  const { [name]: _, ...others } = settings;
+  return value === undefined ? others : { ...others, [name]: value };
+}
+
+/** A value from a notebook as the text in a field. */
+export function textOf(value: unknown): string {
+  return typeof value === 'string' || typeof value === 'number' ? String(value) : value == null ? '' : JSON.stringify(value);
+}
+
+function matches(pattern: string, text: string): boolean {
+  try {
+    return new RegExp(pattern).test(text);
+  } catch {
+    // A pattern of another dialect; the server looks at it too.
+    return true;
+  }
+}
+
+function resolve(value: JSONValue | undefined, schema: JSONObject): JSONObject {
+  const here = object(value);
+  if (typeof here.$ref !== 'string') {
+    return here;
+  }
+  const [, name] = /^#\/\$defs\/(.+)$/.exec(here.$ref) ?? [];
+  return { ...object(name === undefined ? undefined : object(schema.$defs)[name]), ...here };
+}
+
+function object(value: JSONValue | undefined): JSONObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? value : {};
+}
+
+function list(value: JSONValue | undefined): JSONValue[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function number(value: JSONValue | undefined): number | null {
+  return typeof value === 'number' ? value : null;
+}

@@ -1,0 +1,122 @@
+/** The panel of the left side bar: the snapshots of the notebook in front. */
+import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { ReactWidget } from '@jupyterlab/ui-components';
+import * as React from 'react';
+import { machineIcon } from '../icons';
+import type { Machine, Machines } from '../model';
+import type { IPanelActions } from './view';
+import { PanelView } from './view';
+
+export namespace SnapshotsPanel {
+  export interface IOptions {
+    readonly machines: Machines;
+    readonly tracker: INotebookTracker;
+    readonly actions: IPanelActions;
+    /** Whether a notebook's timeline is on. */
+    readonly isTimelineOn: (panel: NotebookPanel) => boolean;
+    readonly trans: TranslationBundle;
+  }
+}
+
+export class SnapshotsPanel extends ReactWidget {
+  constructor(private readonly options: SnapshotsPanel.IOptions) {
+    super();
+    this.id = 'fc-kernel-snapshots';
+    this.addClass('fc-Panel');
+    this.title.icon = machineIcon;
+    this.title.caption = options.trans.__('Snapshots');
+    this.node.setAttribute('role', 'region');
+    this.node.setAttribute('aria-label', options.trans.__('Snapshots of the microVM'));
+    this.node.tabIndex = -1;
+    options.machines.changed.connect(this.onChanged, this);
+    options.tracker.currentChanged.connect(this.onNotebook, this);
+    this.onNotebook();
+  }
+
+  /** The snapshots that are chosen. */
+  get chosen(): readonly string[] {
+    return this._chosen;
+  }
+
+  dispose(): void {
+    if (this.isDisposed) {
+      return;
+    }
+    const { machines, tracker } = this.options;
+    machines.changed.disconnect(this.onChanged, this);
+    tracker.currentChanged.disconnect(this.onNotebook, this);
+    this.leave();
+    super.dispose();
+  }
+
+  protected render(): JSX.Element {
+    const { machines, actions, isTimelineOn, trans } = this.options;
+    return (
+      <PanelView
+        key={this.machine?.kernelId ?? ''}
+        availability={machines.availability}
+        machine={this.machine}
+        heading={this.notebook?.title.label ?? ''}
+        timeline={this.notebook !== null && isTimelineOn(this.notebook)}
+        actions={actions}
+        trans={trans}
+        onChosen={ids => {
+          this._chosen = ids;
+        }}
+      />
+    );
+  }
+
+  protected onActivateRequest(): void {
+    const first = this.node.querySelector<HTMLElement>('[role="treeitem"][tabindex="0"], button');
+    (first ?? this.node).focus();
+  }
+
+  private onNotebook(): void {
+    this.leave();
+    this.notebook = this.options.tracker.currentWidget;
+    const { notebook } = this;
+    if (notebook) {
+      notebook.sessionContext.kernelChanged.connect(this.onKernel, this);
+      notebook.title.changed.connect(this.onChanged, this);
+      notebook.model?.metadataChanged.connect(this.onChanged, this);
+      notebook.disposed.connect(this.onNotebookGone, this);
+    }
+    this.onKernel();
+  }
+
+  private onNotebookGone(): void {
+    this.leave();
+    this.update();
+  }
+
+  private onKernel(): void {
+    this.machine?.changed.disconnect(this.onChanged, this);
+    const id = this.notebook?.sessionContext.session?.kernel?.id;
+    this.machine = id ? this.options.machines.machine(id) : null;
+    this.machine?.changed.connect(this.onChanged, this);
+    this.update();
+  }
+
+  private leave(): void {
+    const { notebook } = this;
+    if (notebook && !notebook.isDisposed) {
+      notebook.sessionContext.kernelChanged.disconnect(this.onKernel, this);
+      notebook.title.changed.disconnect(this.onChanged, this);
+      notebook.model?.metadataChanged.disconnect(this.onChanged, this);
+      notebook.disposed.disconnect(this.onNotebookGone, this);
+    }
+    this.machine?.changed.disconnect(this.onChanged, this);
+    this.machine = null;
+    this.notebook = null;
+  }
+
+  private onChanged(): void {
+    this.update();
+  }
+
+  private notebook: NotebookPanel | null = null;
+  private machine: Machine | null = null;
+  private _chosen: readonly string[] = [];
+}

@@ -1,0 +1,121 @@
+/** The timeline's marks at the cells of one notebook: what each cell's snapshot cost, and the way back to before it. */
+import type { Cell } from '@jupyterlab/cells';
+import type { NotebookPanel } from '@jupyterlab/notebook';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { undoIcon } from '@jupyterlab/ui-components';
+import type { IDisposable } from '@lumino/disposable';
+import { Debouncer } from '@lumino/polling';
+import { bytes, seconds } from './format';
+import type { Machine, Machines } from './model';
+import type { IMark, Timeline } from './timeline';
+import { isTimelineOn, nameOfCell } from './timeline';
+
+/** Cells come in crowds when a notebook opens. */
+const SETTLE_MS = 50;
+
+export namespace PromptMarks {
+  export interface IOptions {
+    readonly panel: NotebookPanel;
+    readonly machines: Machines;
+    readonly timeline: Timeline;
+    readonly trans: TranslationBundle;
+    readonly onBack: (machine: Machine, cellId: string) => void;
+  }
+}
+
+export class PromptMarks implements IDisposable {
+  constructor(private readonly options: PromptMarks.IOptions) {
+    const { panel, timeline } = options;
+    panel.sessionContext.kernelChanged.connect(this.onKernel, this);
+    panel.content.modelContentChanged.connect(this.onChanged, this);
+    panel.content.activeCellChanged.connect(this.onChanged, this);
+    panel.model?.metadataChanged.connect(this.onChanged, this);
+    timeline.measured.connect(this.onChanged, this);
+    panel.disposed.connect(this.dispose, this);
+    this.onKernel();
+  }
+
+  get isDisposed(): boolean {
+    return this.settle.isDisposed;
+  }
+
+  dispose(): void {
+    if (this.isDisposed) {
+      return;
+    }
+    this.settle.dispose();
+    this.machine?.changed.disconnect(this.onChanged, this);
+    this.options.timeline.measured.disconnect(this.onChanged, this);
+  }
+
+  private onKernel(): void {
+    this.machine?.changed.disconnect(this.onChanged, this);
+    const id = this.options.panel.sessionContext.session?.kernel?.id;
+    this.machine = id ? this.options.machines.machine(id) : null;
+    this.machine?.changed.connect(this.onChanged, this);
+    this.onChanged();
+  }
+
+  private onChanged(): void {
+    if (!this.isDisposed) {
+      void this.settle.invoke().catch(() => undefined);
+    }
+  }
+
+  private place(): void {
+    const { panel, timeline } = this.options;
+    if (panel.isDisposed) {
+      return;
+    }
+    const marks = this.machine && isTimelineOn(panel) ? timeline.marksOf(this.machine) : new Map<string, IMark>();
+    for (const cell of panel.content.widgets) {
+      const mark = marks.get(nameOfCell(cell.model.id));
+      if (mark && !cell.inputArea) {
+        void cell.ready.then(() => this.onChanged());
+      }
+      this.mark(cell, mark);
+    }
+  }
+
+  private mark(cell: Cell, mark: IMark | undefined): void {
+    const area = cell.inputArea?.node;
+    const old = area?.querySelector(':scope > .fc-Mark');
+    const key = mark ? `${mark.before?.id} ${mark.after.id} ${mark.after.size_bytes} ${mark.seconds}` : '';
+    if (!area || (old as HTMLElement | null)?.dataset.key === key) {
+      return;
+    }
+    old?.remove();
+    const { machine } = this;
+    if (!mark || !machine) {
+      return;
+    }
+    const { trans, onBack } = this.options;
+    const took = mark.seconds === null ? [] : [seconds(mark.seconds)];
+    const cost = [bytes(mark.after.size_bytes), ...took].join(' · ');
+    const node = document.createElement('div');
+    node.className = 'fc-Mark';
+    node.dataset.key = key;
+    if (mark.before) {
+      const button = document.createElement('button');
+      button.type = 'button';
+      button.className = 'fc-Mark-back';
+      button.title = trans.__('Back to before this cell');
+      button.setAttribute('aria-label', trans.__('Put the machine back to before this cell'));
+      undoIcon.element({ container: button, elementSize: 'small' });
+      button.addEventListener('click', event => {
+        event.stopPropagation();
+        onBack(machine, cell.model.id);
+      });
+      node.appendChild(button);
+    }
+    const label = document.createElement('span');
+    label.className = 'fc-Mark-cost';
+    label.title = trans.__('What the snapshot after this cell cost');
+    label.textContent = cost;
+    node.appendChild(label);
+    area.appendChild(node);
+  }
+
+  private machine: Machine | null = null;
+  private readonly settle = new Debouncer(() => this.place(), SETTLE_MS);
+}
