@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -33,19 +34,17 @@ class Done:
 
 
 class Client:
-    """A blocking client on ``ipc`` endpoints; a context."""
+    """A blocking client; a context."""
 
-    def __init__(self, ip: str, ports: dict[str, int]) -> None:
+    def __init__(self, info: Mapping[str, Any]) -> None:
         self.client = BlockingKernelClient()
-        self.client.load_connection_info(
-            {
-                "transport": "ipc",
-                "ip": ip,
-                "key": KEY,
-                "signature_scheme": "hmac-sha256",
-                **{f"{channel}_port": ports[channel] for channel in CHANNELS},
-            }
-        )
+        self.client.load_connection_info(dict(info))
+
+    @classmethod
+    def at(cls, ip: str, ports: Mapping[str, int]) -> Self:
+        """At ``ipc`` endpoints of the tests' own."""
+        numbers = {f"{channel}_port": ports[channel] for channel in CHANNELS}
+        return cls({"transport": "ipc", "ip": ip, "key": KEY, "signature_scheme": "hmac-sha256", **numbers})
 
     def __enter__(self) -> Self:
         self.client.start_channels()

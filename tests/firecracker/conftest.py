@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,11 @@ from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.kvm import KvmReport
 
 from ..conformance.conftest import Monitor, bare_metal_guest, firecracker_params
+from .kernel import Kernel
 
 __all__ = ["bare_metal_guest"]
+
+MakeKernel = Callable[..., Kernel]
 
 #: A file that is no part of the test's guest but has to be there.
 PLACEHOLDER = bytes(4096)
@@ -53,6 +56,20 @@ def data_dir(
     patch = pytest.MonkeyPatch()
     patch.setenv("FC_KERNEL_DATA_DIR", str(root))
     patch.setenv("FC_KERNEL_CACHE_DIR", str(root / "cache"))
+    patch.setenv("JUPYTER_RUNTIME_DIR", str(root / "runtime"))
     patch.setattr(select, "probe_kvm", lambda: KvmReport("usable", "as far as the bare-metal guest goes", None, None))
     yield root
     patch.undo()
+
+
+@pytest.fixture
+def new_kernel(program: FirecrackerProgram, data_dir: Path) -> Iterator[MakeKernel]:
+    kernels: list[Kernel] = []
+
+    def make(**config: object) -> Kernel:
+        kernels.append(Kernel(program, **config))
+        return kernels[-1]
+
+    yield make
+    for kernel in kernels:
+        kernel.close()

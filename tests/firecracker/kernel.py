@@ -35,10 +35,11 @@ class Kernel:
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            return KernelSession(self.engine, self.config, endpoints, key=KEY, endpoint_dir=endpoint_dir)
+            labels = {"kernel_id": endpoint_dir.path.name}
+            return KernelSession(self.engine, self.config, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
 
         self.session = self.run(make())
-        self.client = Client(ip, self.session.ports)
+        self.client = Client.at(ip, self.session.ports)
         self.client.__enter__()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -134,7 +134,7 @@ class Guest:
         wiring = self.wiring
         assert wiring is not None
         try:
-            with Client(ip, wiring.ports) as client:
+            with Client.at(ip, wiring.ports) as client:
                 yield client
         finally:
             self.wiring = None

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from fc_kernel.vmm.firecracker.program import FirecrackerProgram
-
 from .client import DEADLINE_S
-from .kernel import Kernel
+from .conftest import MakeKernel
 
 pytestmark = pytest.mark.firecracker
-
-MakeKernel = Callable[..., Kernel]
-
-
-@pytest.fixture
-def new_kernel(program: FirecrackerProgram, data_dir: Path) -> Iterator[MakeKernel]:
-    kernels: list[Kernel] = []
-
-    def make(**config: object) -> Kernel:
-        kernels.append(Kernel(program, **config))
-        return kernels[-1]
-
-    yield make
-    for kernel in kernels:
-        kernel.close()
 
 
 def test_a_life(new_kernel: MakeKernel) -> None:
