@@ -1,0 +1,327 @@
+"""The agent of a scripted guest: the protocol of :mod:`fc_kernel.guest.agent`, strict about the order of the host's calls."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import platform
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...channels.frames import Buffer
+from ...guest.control import Control, RpcError
+from ...guest.loop import Loop
+from ...vsock.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
+from .channel import Channel
+from .clock import Clock, Noise
+from .faults import Fault, Faults, die
+from .kernel import ScriptedKernel
+from .language import CellError
+
+if TYPE_CHECKING:
+    from ...guest.interfaces import Handler, Params, Reply
+
+#: As the agent's: "method not found", "kernel", and "the host's randomness was refused".
+NO_METHOD, KERNEL_ERROR, NOT_RESEEDED = -32601, -32000, -32001
+#: What the guest kernel's pool takes; the host gives so many bytes at a start and at each restore.
+SEED_BYTES = 32
+HOME = "/root"
+ROLES = ("started", "restored", "fork")
+PLAIN = ("generation", "role", "hostname", "machine_id", "asked", "pending")
+
+
+class ScriptedAgent:
+    """A service as the transports want it: :meth:`accept` gives the handler of a port."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        faults: Faults,
+        shape: dict[str, Any],
+        saved: dict[str, Any] | None = None,
+    ) -> None:
+        """``shape`` is what the machine has; with ``saved``, what :meth:`state` returned, it goes on as a loaded machine."""
+        self._loop = loop
+        self.clock = clock
+        self.faults = faults
+        self._shape = shape
+        #: A loaded machine that was not told so yet; whatever its kernel does then, it does twice.
+        self._unaware = saved is not None
+        self.entropy = Noise(*saved["entropy"]) if saved else Noise("unseeded")
+        self.generation = 0
+        self.role = "booted"
+        self.hostname = "microvm"
+        self.machine_id = ""
+        self.asked = 0
+        #: The number of the kernel's request that the host has not answered.
+        self.pending: int | None = None
+        self._turn_at: float | None = None
+        self._control = Control(self._call)
+        self._channels = {name: self._channel(name) for name in CHANNEL_PORTS}
+        self._ports = {port: self._channels[name] for name, port in CHANNEL_PORTS.items()}
+        self.kernel: ScriptedKernel | None = None
+        self._methods: dict[str, Callable[[Params], Params]] = {
+            "hello": self._hello,
+            "ping": lambda _params: {},
+            "kernel.start": self._start,
+            "kernel.status": lambda _params: self._status(),
+            "kernel.signal": self._signal,
+            "kernel.kill": self._kill,
+            "freeze": self._freeze,
+            "thaw": self._thaw,
+            "restored": self._restored,
+            "answer": self._answer,
+            "system.shutdown": self._shutdown,
+        }
+        if saved:
+            for name in PLAIN:
+                setattr(self, name, saved[name])
+            if saved["kernel"] is not None:
+                self.kernel = ScriptedKernel.of_state(self, saved["kernel"])
+            self._wake()
+
+    def state(self) -> dict[str, Any]:
+        """To be saved; connections and what is in the channels are not."""
+        return {
+            **{name: getattr(self, name) for name in PLAIN},
+            "entropy": self.entropy.state(),
+            "kernel": self.kernel.state() if self.kernel is not None else None,
+        }
+
+    def accept(self, port: int) -> Handler | None:
+        """The handler for a new connection to ``port``, or ``None``."""
+        return self._control if port == CONTROL_PORT else self._ports.get(port)
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are served."""
+        return [CONTROL_PORT, *self._ports]
+
+    def _channel(self, name: str) -> Channel:
+        def received(parts: list[bytes]) -> None:
+            if self.kernel is not None and name != "iopub":
+                self.kernel.received(name, parts)
+                self._wake()
+
+        return Channel(name, received, self._wake)
+
+    # What the kernel needs of its machine.
+
+    def say(self, channel: str, parts: list[Buffer]) -> None:
+        """A message of the kernel's."""
+        self._channels[channel].send(parts)
+
+    def full(self, channel: str) -> bool:
+        """Whether the kernel has to wait."""
+        return self._channels[channel].full
+
+    def request(self, op: str, args: dict[str, Any], parent: str) -> int:
+        """Ask the host on behalf of a cell."""
+        if self.pending is not None or self.kernel is None:
+            raise CellError("SnapshotError", "another request of this kernel is not answered yet")
+        self.asked += 1
+        self.pending = self.asked
+        params = {"id": self.asked, "instance": self.kernel.instance, "op": op, "args": args, "parent": parent}
+        self._control.notify("kernel.request", params)
+        return self.asked
+
+    def exited(self, returncode: int) -> None:
+        """The kernel has ended."""
+        self.pending = None
+        instance = self.kernel.instance if self.kernel is not None else None
+        ended: Params = {"instance": instance, "returncode": returncode, "oom": False, "stderr_tail": []}
+        self._control.notify("kernel.exited", ended)
+
+    def facts(self) -> dict[str, Callable[..., Any]]:
+        """What cells can ask of the machine."""
+        return {
+            "urandom": lambda: self.entropy.draw().hex(),
+            "time": self.clock.time,
+            "monotonic": self.clock.monotonic,
+            "hostname": lambda: self.hostname,
+            "machine_id": lambda: self.machine_id,
+            "generation": lambda: self.generation,
+            "role": lambda: self.role,
+            "interfaces": lambda: dict(self._shape["interfaces"]),
+        }
+
+    def _wake(self, delay_s: float = 0.0) -> None:
+        """Give the kernel a turn, after the delay at the latest."""
+        due = self.clock.monotonic() + delay_s
+        if self._turn_at is None or due < self._turn_at:
+            self._turn_at = due
+            self._loop.call_later(delay_s, lambda: self._turn(due))
+
+    def _turn(self, due: float) -> None:
+        if self._turn_at != due:
+            return  # an earlier turn has taken its place
+        self._turn_at = None
+        delay_s = self.kernel.turn() if self.kernel is not None else None
+        if delay_s is not None:
+            self._wake(delay_s)
+
+    # The host's calls.
+
+    def _call(self, method: str, params: Params, reply: Reply) -> None:
+        if method not in self._methods:
+            raise RpcError(NO_METHOD, f"no method {method!r}")
+        fault = self.faults.at(method)
+        if fault is None:
+            reply(self._methods[method](params))
+        elif fault.what == "late":
+            self._loop.call_later(fault.value, lambda: self._call_late(method, params, reply))
+        elif fault.what == "die":
+            die()
+        elif fault.what != "hang":
+            raise _refusal(fault)
+
+    def _call_late(self, method: str, params: Params, reply: Reply) -> None:
+        try:
+            reply(self._methods[method](params))
+        except RpcError as error:
+            reply(error)
+        except (KeyError, TypeError, ValueError) as error:
+            reply(RpcError(-32602, f"{method}: {type(error).__name__}: {error}"))
+
+    def _hello(self, params: Params) -> Params:
+        self.clock.set(float(params["time"]))
+        self._seed(params["entropy_b64"])
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "python": platform.python_version(),
+            "kernel_release": "scripted",
+            "machine": platform.machine(),
+            "vcpu_count": self._shape["vcpu_count"],
+            "mem_total_mib": self._shape["mem_size_mib"],
+            "boot_time_s": self.clock.monotonic(),
+            "transport": "hybrid",
+        }
+
+    def _seed(self, entropy_b64: str) -> None:
+        entropy = base64.b64decode(entropy_b64, validate=True)
+        if len(entropy) < SEED_BYTES:
+            raise RpcError(NOT_RESEEDED, f"{len(entropy)} bytes of randomness; at least {SEED_BYTES}")
+        self.entropy = Noise(hashlib.sha256(self.entropy.seed.encode() + entropy).hexdigest())
+
+    def _status(self) -> Params:
+        kernel = self.kernel
+        if kernel is None:
+            return {"running": False, "pid": None, "returncode": None, "instance": None}
+        running = kernel.returncode is None
+        return {"running": running, "pid": 1, "returncode": kernel.returncode, "instance": kernel.instance}
+
+    def _living(self) -> ScriptedKernel | None:
+        return self.kernel if self.kernel is not None and self.kernel.returncode is None else None
+
+    def _start(self, params: Params) -> Params:
+        self._aware("kernel.start")
+        if self._living() is not None:
+            raise RpcError(KERNEL_ERROR, "a kernel is running")
+        argv = params.get("argv")
+        if argv and shutil.which(str(argv[0])) is None:
+            raise RpcError(KERNEL_ERROR, f"cannot start the kernel: no program {argv[0]!r}")
+        env = {"HOME": HOME, **{str(name): str(value) for name, value in params["env"].items()}}
+        instance, key, cwd = int(params["instance"]), str(params["key"]), str(params.get("cwd") or HOME)
+        self.pending = None
+        for channel in self._channels.values():
+            channel.forget()
+        self.kernel = ScriptedKernel(self, instance=instance, key=key, env=env, cwd=cwd)
+        return {"pid": 1, "instance": instance}
+
+    def _signal(self, params: Params) -> Params:
+        if self.kernel is not None:
+            self.kernel.signal(int(params["signum"]))
+            self._wake()
+        return {}
+
+    def _kill(self, _params: Params) -> Params:
+        if self.kernel is not None:
+            self.kernel.exit(-9)
+        return {}
+
+    def _freeze(self, params: Params) -> Params:
+        self._aware("freeze")
+        kernel = self._living()
+        if kernel is None:
+            nothing = dict.fromkeys(("instance", "language", "execution_count", "cell"))
+            return {**nothing, "hook_errors": [], "quiet": True}
+        if kernel.frozen:
+            raise RpcError(KERNEL_ERROR, "the kernel is frozen")
+        hooks, _timeout_s = bool(params["hooks"]), float(params["timeout_s"])
+        errors = kernel.run_hooks("snapshot") if hooks else []
+        quiet = kernel.freeze()
+        for channel in self._channels.values():
+            channel.settle()
+        cell = kernel.cell
+        return {
+            "instance": kernel.instance,
+            "language": "python",
+            "execution_count": kernel.execution_count,
+            "cell": cell.request.msg_id if cell is not None and cell.asked in ("snapshot", "fork") else None,
+            "hook_errors": errors,
+            "quiet": quiet,
+        }
+
+    def _thaw(self, _params: Params) -> Params:
+        self._aware("thaw")
+        if self.kernel is not None:
+            self.kernel.frozen = False
+            self._wake()
+        return {}
+
+    def _aware(self, method: str) -> None:
+        """A real agent cannot know that it was loaded; here a host that forgets to say so finds out."""
+        if self._unaware:
+            raise RpcError(KERNEL_ERROR, f"{method} before restored: this machine was loaded and not told so")
+
+    def _restored(self, params: Params) -> Params:
+        role, name, generation = str(params["role"]), str(params["name"]), int(params["generation"])
+        key, env, cwd = str(params["key"]), dict(params["env"]), params["cwd"]
+        hostname, machine_id, reseed = str(params["hostname"]), str(params["machine_id"]), bool(params["reseed"])
+        now = float(params["time"])
+        if role not in ROLES:
+            raise ValueError(f"role {role!r}")
+        if not self._unaware:
+            raise RpcError(KERNEL_ERROR, "this machine was not loaded, or was told before")
+        self._seed(params["entropy_b64"])
+        self._unaware = False
+        self.clock.set(now)
+        self.hostname, self.machine_id = hostname, machine_id
+        self.role, self.generation = role, generation
+        for channel in self._channels.values():
+            channel.forget()
+            channel.least_generation = generation
+        self.pending = None
+        kernel = self._living()
+        if kernel is None:
+            return {"instance": None, "hook_errors": []}
+        kernel.restored(key=key, env=env, cwd=cwd, reseed=reseed)
+        errors = kernel.run_hooks("restore")
+        if kernel.cell is not None and kernel.cell.asked:
+            print(f"agent: answered a request: role {role}, name {name}", flush=True)
+            kernel.cell.end_quietly()
+        self._wake()
+        return {"instance": kernel.instance, "hook_errors": errors}
+
+    def _answer(self, params: Params) -> Params:
+        number = params["id"]
+        answer = {"error": str(params["error"])} if "error" in params else {"result": params["result"]}
+        if number == self.pending:
+            self.pending = None
+            if self.kernel is not None:
+                self.kernel.answered(number, answer)
+                self._wake()
+        return {}
+
+    def _shutdown(self, _params: Params) -> Params:
+        self._kill({})
+        self._loop.call_later(0, self._loop.stop)
+        return {}
+
+
+def _refusal(fault: Fault) -> RpcError:
+    if fault.step == "restored":
+        return RpcError(NOT_RESEEDED, "the host's randomness was refused")
+    return RpcError(KERNEL_ERROR, f"{fault.step} was refused")
