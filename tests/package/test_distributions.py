@@ -19,6 +19,8 @@ from fc_kernel.guest.payload import guest_files
 from fc_kernel.images.initramfs import init_script
 
 CHECKOUT = Path(fc_kernel.__file__).parent.parent
+#: The JupyterLab extension: not a part of the package, and shipped where JupyterLab looks.
+BUILT = CHECKOUT / "fc_kernel/labextension"
 LOGOS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg")
 
 
@@ -45,7 +47,7 @@ def source_files() -> set[str]:
     return {
         str(path.relative_to(CHECKOUT))
         for path in (CHECKOUT / "fc_kernel").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix != ".pyc" and BUILT not in path.parents
     }
 
 
@@ -58,6 +60,31 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
         assert {f"{place}/{name}" for name in ("kernel.json", *LOGOS)} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
+
+
+def test_both_carry_the_built_lab_extension(wheel: Path, distributions: Path, tmp_path: Path) -> None:
+    place = f"fc_kernel-{fc_kernel.__version__}.data/data/share/jupyter/labextensions/fc-kernel/"
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix(place) for name in archive.namelist() if name.startswith(place)}
+        package = json.loads(archive.read(f"{place}package.json"))
+    assert {"install.json", "schemas/fc-kernel/plugin.json", "static/style.js"} <= names
+    assert package["jupyterlab"]["_build"]["load"] in names
+    assert package["version"] == fc_kernel.__version__
+    # Node.js is needed by neither who installs the wheel nor who builds one of the sdist.
+    [sdist] = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as tar:
+        tar.extractall(tmp_path, filter="data")
+    [source] = tmp_path.iterdir()
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    [again] = tmp_path.glob("*.whl")
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_lock_file_records_no_addresses() -> None:
+    lock = json.loads((CHECKOUT / "labextension/package-lock.json").read_text())
+    assert not [name for name, package in lock["packages"].items() if "resolved" in package]
 
 
 def test_the_sdist_has_what_a_build_and_its_tests_need(distributions: Path) -> None:
