@@ -282,7 +282,7 @@ def _spec_error(model: type[BaseModel], error: ValidationError, source: str | No
     if first["type"] == "extra_forbidden":
         context["names"] = ", ".join(_names_at(model, location[:-1]))
     if first["type"] == "string_pattern_mismatch":
-        allowed = _MATCHES[context["pattern"]]
+        allowed = _MATCHES.get(context["pattern"], f"text that matches {context['pattern']}")
     else:
         template = _ALLOWED.get(first["type"])
         allowed = template.format_map(context) if template else first["msg"]

@@ -30,7 +30,7 @@ LAYERS = [
     ["config", "environment", "notebook", "headless", "vmm"],
     ["sources", "images", "snapshots", "testing"],
     ["host"],
-    ["doctor", "provisioner", "launcher", "papermill"],
+    ["doctor", "provisioner", "launcher", "papermill", "server"],
     ["cli"],
 ]
 #: Group → its layer, and module or package → its group.

@@ -1,0 +1,102 @@
+"""From what the engine and the store say to the models of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from .hosting import Host, Session
+from .hosting import Snapshot as StoredSnapshot
+from .models import Kernel, LineageItem, Snapshot, State
+
+#: The engine's words for a kernel's state that differ from the API's.
+_STATES: dict[str, State] = {
+    "starting": "booting",
+    "created": "booting",
+    "paused": "pausing",
+    "snapshotting": "pausing",
+    "idle": "dead",
+    "closed": "dead",
+    "exited": "dead",
+}
+
+
+def state_of(word: object) -> State:
+    """The API's word for a state."""
+    text = str(word)
+    return text if text in get_args(State) else _STATES.get(text, "running")  # type: ignore[return-value]
+
+
+async def snapshot_answer(host: Host, snapshot: StoredSnapshot, current: Collection[str]) -> Snapshot:
+    """One snapshot."""
+    return await asyncio.to_thread(_snapshot, host, snapshot, current)
+
+
+async def snapshot_answers(host: Host, scope: str | None, current: Collection[str]) -> list[Snapshot]:
+    """The snapshots of a scope, or all, oldest first."""
+    return await asyncio.to_thread(
+        lambda: [_snapshot(host, snapshot, current) for snapshot in host.store.list(scope=scope)]
+    )
+
+
+def _snapshot(host: Host, snapshot: Any, current: Collection[str]) -> Snapshot:
+    manifest, spec = snapshot.manifest, snapshot.spec
+    return Snapshot(
+        id=snapshot.id,
+        name=snapshot.name,
+        description=snapshot.description,
+        created=str(snapshot.created),
+        size_bytes=host.store.disk_bytes(snapshot),
+        parent=snapshot.parent,
+        scope=snapshot.scope,
+        kernel_id=manifest.kernel_id or None,
+        has_notebook=snapshot.notebook is not None,
+        mem_size_mib=spec.mem_size_mib or 0,
+        vcpu_count=spec.vcpu_count or 0,
+        image=manifest.image.name if manifest.image is not None else "",
+        monitor=manifest.monitor,
+        in_use=host.store.in_use(snapshot),
+        current=snapshot.id in current,
+    )
+
+
+async def kernel_answer(host: Host, kernel_id: str, session: Session) -> Kernel:
+    """One kernel, as its session describes it now."""
+
+    async def ask() -> Mapping[str, Any]:
+        return session.info()
+
+    info = dict(await host.run(ask()))
+    pid = info.get("pid")
+    if info.get("mem_used_mib") is None and isinstance(pid, int):
+        info["mem_used_mib"] = await asyncio.to_thread(used_mib, pid)
+    known = {name: info.get(name) for name in Kernel.model_fields}
+    lineage = [
+        LineageItem(id=item["id"], name=item["name"])
+        if isinstance(item, Mapping)
+        else LineageItem(id="", name=str(item))
+        for item in info.get("lineage") or ()
+    ]
+    return Kernel(
+        **{
+            **known,
+            "kernel_id": kernel_id,
+            "state": state_of(info.get("state")),
+            "generation": info.get("generation") or 0,
+            "scope": info.get("scope") or f"kernel:{kernel_id}",
+            "disk_bytes": info.get("disk_bytes") or 0,
+            "lineage": lineage,
+        }
+    )
+
+
+def used_mib(pid: int) -> int | None:
+    """Memory of a monitor's process, each page that it shares counted in parts (PSS)."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        return int(found[1]) >> 10 if found else None
+    return None

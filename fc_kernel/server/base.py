@@ -1,0 +1,102 @@
+"""What all handlers share: who may, what is read, and how an answer or an error is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from jupyter_core.utils import ensure_async
+from jupyter_server.base.handlers import APIHandler
+from pydantic import BaseModel
+from tornado.web import HTTPError
+
+from ..spec import parse_json
+from .extension import Extension
+from .failures import failure_of, no_microvm, too_large, unknown_kernel, with_gateway
+from .hosting import Host, Session, Snapshot
+
+Model = TypeVar("Model", bound=BaseModel)
+
+AUTH_RESOURCE = "fc-kernel"
+#: All bodies but a notebook and an imported file are a handful of short values.
+MAX_BODY_BYTES = 64 << 10
+
+
+class Handler(APIHandler):
+    """Base of the extension's handlers; methods are ``@web.authenticated`` and ``@authorized``, as jupyter_server has it."""
+
+    auth_resource = AUTH_RESOURCE
+    #: Most that the body of a request may have.
+    max_body_bytes = MAX_BODY_BYTES
+
+    def initialize(self, extension: Extension) -> None:
+        """``extension`` is the one of the server that the handler belongs to."""
+        self.extension = extension
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Refuse who is nobody and what is too long, before anything is looked at."""
+        await super().prepare()
+        if not self.current_user:
+            raise HTTPError(HTTPStatus.FORBIDDEN)
+        if len(self.request.body or b"") > self.max_body_bytes:
+            raise too_large(self.max_body_bytes)
+
+    @property
+    def host(self) -> Host:
+        """The engine and the store; refused where kernels are elsewhere."""
+        if self.extension.gateway:
+            raise with_gateway()
+        return self.extension.host
+
+    async def allowed(self, action: str, resource: str) -> None:
+        """Raise 403 unless the user may do this, too: no way around the authorizer through this API."""
+        answer = self.authorizer.is_authorized(self, self.current_user, action, resource)
+        if not await ensure_async(answer):
+            raise HTTPError(HTTPStatus.FORBIDDEN, f"User is not authorized to {action} on resource: {resource}.")
+
+    def session(self, kernel_id: str) -> Session:
+        """The session of a kernel of this server; 404 when there is none."""
+        _ = self.host
+        if kernel_id not in self.kernel_manager:
+            raise unknown_kernel(kernel_id)
+        session = self.extension.session_of(kernel_id)
+        if session is None:
+            raise no_microvm(kernel_id, self.kernel_manager.get_kernel(kernel_id).kernel_name)
+        self.extension.events.watch(kernel_id, session)
+        return session
+
+    async def snapshot(self, snapshot_id: str) -> Snapshot:
+        """The snapshot with this very id; 404 when there is none."""
+        return await self.extension.snapshot(self.host, snapshot_id)
+
+    def read(self, model: type[Model]) -> Model:
+        """The request's body; raises :class:`~fc_kernel.errors.SpecError` for what is not allowed in it."""
+        return parse_json(model, self.request.body.strip() or b"{}", source="request")
+
+    def answer(self, value: BaseModel | Sequence[BaseModel] | Mapping[str, Any], status: int = HTTPStatus.OK) -> None:
+        """Write a model, a list of models or plain JSON, and finish."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        if isinstance(value, BaseModel):
+            self.finish(value.model_dump_json())
+        elif isinstance(value, Mapping):
+            self.finish(json.dumps(value))
+        else:
+            self.finish("[" + ",".join(item.model_dump_json() for item in value) + "]")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Every error has the documented form; tracebacks are the log's."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else HTTPError(status_code)
+        status, failure = failure_of(error)
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.log.log(30 if status < HTTPStatus.INTERNAL_SERVER_ERROR else 40, "fc-kernel: %s", error)
+        self.finish(failure.model_dump_json())
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """A traceback only for what nobody foresaw."""
+        if value is not None and failure_of(value)[1].reason == "InternalError":
+            super().log_exception(typ, value, tb)

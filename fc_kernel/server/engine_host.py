@@ -1,0 +1,70 @@
+"""The process's engine and the user's store, as the handlers use them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from typing import Any, BinaryIO, TypeVar
+
+from ..config import FcKernelConfig
+from ..errors import QuotaExceeded
+from ..host.engine import Engine
+from ..host.identity import owner
+from ..host.stores import snapshot_store
+from ..snapshots.export import export_snapshot, import_snapshot
+from .hosting import Forker, Session, Snapshot, Store
+
+T = TypeVar("T")
+
+
+class EngineHost:
+    """The :class:`~fc_kernel.server.hosting.Host` of a real server."""
+
+    def __init__(self, config: FcKernelConfig) -> None:
+        self._engine: Any = Engine.shared()
+        self._store = snapshot_store(config)
+
+    @property
+    def store(self) -> Store:
+        """The user's snapshots."""
+        return self._store
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the engine's loop."""
+        result: T = await self._engine.run(coroutine)
+        return result
+
+    def session_of(self, kernel_id: str) -> Session | None:
+        """The session of a kernel of this process."""
+        session: Session | None = self._engine.session_of(kernel_id)
+        return session
+
+    def reference(self, snapshot_id: str) -> Any:
+        """A ``SnapshotRef``; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
+        snapshot = self._store.get(snapshot_id)
+        return {"vm_id": snapshot.manifest.kernel_id or "any", "snapshot_id": snapshot.id}
+
+    def set_forker(self, forker: Forker | None) -> None:
+        """What forks are made by from now on."""
+        self._engine.forker = forker
+
+    def export(self, snapshot: Any, target: BinaryIO) -> None:
+        """Write a snapshot as one file, once it is found to be sound."""
+        free = self._free_bytes()
+        if snapshot.size_bytes > free:
+            raise QuotaExceeded(f"the file takes {snapshot.size_bytes >> 20} MiB; there is room for {free >> 20} MiB")
+        self._store.check(snapshot)
+        export_snapshot(snapshot, target)
+
+    def import_(self, source: BinaryIO, scope: str) -> Snapshot:
+        """Take one file into the store."""
+        return import_snapshot(self._store, source, scope=scope, owner=owner())
+
+    def room_bytes(self) -> int:
+        """What the disk and the quota leave."""
+        return max(0, min(self._free_bytes(), self._store.limits.max_bytes - self._store.disk_bytes()))
+
+    def _free_bytes(self) -> int:
+        self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk = os.statvfs(self._store.root)
+        return max(0, disk.f_bavail * disk.f_frsize - self._store.limits.min_free_bytes)

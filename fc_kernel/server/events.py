@@ -1,0 +1,142 @@
+"""What happens to kernels and snapshots, for everybody who subscribed to the server's events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jupyter_events import EventLogger
+
+from ..errors import FcKernelError
+from .answers import snapshot_answer, state_of
+from .failures import without_host_paths
+from .hosting import Session, Snapshot
+from .models import Snapshot as SnapshotModel
+
+if TYPE_CHECKING:
+    from .extension import Extension
+
+SCHEMA_ID = "https://fc-kernel.readthedocs.io/events/v1"
+#: jupyter_server's own, by which we learn that a kernel was started.
+KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
+ACTIONS = ("state", "snapshot", "restore", "fork", "rename", "delete")
+MAX_MESSAGE = 600
+
+
+def event_schema() -> dict[str, Any]:
+    """The schema of our events, as jupyter_events wants it."""
+    snapshot = SnapshotModel.model_json_schema()
+    return {
+        "$id": SCHEMA_ID,
+        "version": "1",
+        "title": "MicroVM kernels and their snapshots",
+        "personal-data": True,
+        "description": "What happened to a kernel's microVM, or to a snapshot.",
+        "type": "object",
+        "required": ["kernel_id", "action"],
+        "additionalProperties": False,
+        "properties": {
+            "kernel_id": {"type": "string", "description": "The kernel; empty where none is known."},
+            "action": {"enum": list(ACTIONS), "description": "What happened."},
+            "state": {"type": "string", "description": "For state: booting, running, pausing, restoring or dead."},
+            "snapshot": {**snapshot, "description": "The snapshot that was made, restored, changed or deleted."},
+            "forks": {
+                "type": "array",
+                "items": {"type": "object", "required": ["kernel_id", "name"]},
+                "description": "For fork: the new kernels, each with kernel_id, name, path and session_id.",
+            },
+            "message": {"type": "string", "description": "One line for people, where there is something to say."},
+        },
+    }
+
+
+class Events:
+    """From the sessions' observers, on the engine's thread, to the server's event logger, on its loop."""
+
+    def __init__(self, extension: Extension) -> None:
+        self._extension = extension
+        logger = extension.serverapp.event_logger
+        assert logger is not None  # noqa: S101 - a server has one before it loads extensions
+        self._logger: EventLogger = logger
+        self._watched: dict[str, tuple[Session, Callable[[], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Register the schema and watch every kernel that starts from now on."""
+        if SCHEMA_ID not in self._logger.schemas:
+            self._logger.register_event_schema(event_schema())
+        self._logger.add_listener(schema_id=KERNEL_ACTIONS, listener=self._kernel_acted)
+
+    async def _kernel_acted(self, logger: EventLogger, schema_id: str, data: dict[str, Any]) -> None:
+        kernel_id = data.get("kernel_id")
+        if data.get("status") != "success" or kernel_id is None:
+            return
+        if data.get("action") == "shutdown":
+            self.forget(kernel_id)
+            return
+        session = self._extension.session_of(kernel_id)
+        if session is not None:
+            self.watch(kernel_id, session)
+
+    def watch(self, kernel_id: str, session: Session) -> None:
+        """Pass on what happens to a session, once."""
+        known = self._watched.get(kernel_id)
+        if known is not None and known[0] is session:
+            return
+        self.forget(kernel_id)
+        loop = asyncio.get_running_loop()
+
+        def observed(kind: str, payload: Mapping[str, Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the server's loop has ended before the engine
+                loop.call_soon_threadsafe(self._observed, kernel_id, kind, dict(payload))
+
+        self._watched[kernel_id] = session, session.observe(observed)
+
+    def forget(self, kernel_id: str) -> None:
+        """Watch the kernel no more."""
+        known = self._watched.pop(kernel_id, None)
+        if known is not None:
+            known[1]()
+
+    def _observed(self, kernel_id: str, kind: str, payload: dict[str, Any]) -> None:
+        if kind == "state":
+            self.emit(kernel_id, "state", state=state_of(payload.get("state")), message=payload.get("message"))
+        elif kind in ACTIONS:
+            self._spawn(self._with_snapshot(kernel_id, kind, payload))
+
+    async def _with_snapshot(self, kernel_id: str, kind: str, payload: Mapping[str, Any]) -> None:
+        snapshot: Snapshot | None = None
+        if (snapshot_id := payload.get("snapshot")) is not None:
+            with contextlib.suppress(FcKernelError):  # it is deleted already
+                snapshot = await self._extension.snapshot(self._extension.host, str(snapshot_id))
+        await self.changed(kernel_id, kind, snapshot, forks=payload.get("forks"), message=payload.get("message"))
+
+    async def changed(self, kernel_id: str, action: str, snapshot: Snapshot | None, **more: Any) -> None:
+        """Emit an event with a snapshot in it."""
+        model = None
+        if snapshot is not None:
+            model = await snapshot_answer(self._extension.host, snapshot, await self._extension.current())
+        self.emit(kernel_id, action, snapshot=model.model_dump() if model else None, **more)
+
+    def emit(self, kernel_id: str, action: str, *, message: object = None, **more: Any) -> None:
+        """Emit an event; what is ``None`` is left out."""
+        data: dict[str, Any] = {"kernel_id": kernel_id, "action": action}
+        data.update({name: value for name, value in more.items() if value is not None})
+        if message:
+            data["message"] = without_host_paths(str(message).partition("\n")[0])[:MAX_MESSAGE]
+        try:
+            self._logger.emit(schema_id=SCHEMA_ID, data=data)
+        except Exception as error:  # noqa: BLE001 - a subscriber's fault is no reason to fail who made the change
+            self._extension.serverapp.log.error("fc-kernel: an event was lost: %s", error)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name="fc-kernel-event")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._extension.serverapp.log.error("fc-kernel: an event was lost: %s", error)
