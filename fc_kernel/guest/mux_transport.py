@@ -32,6 +32,8 @@ class MuxStream:
     def send(self, buffers: Sequence[Union[bytes, memoryview]]) -> int:
         """Queue what the window allows; fewer bytes than given means that ``writable()`` will be called."""
         total = 0
+        if self.closed:
+            return total
         for buffer in buffers:
             sent = self._transport.mux.send(self._number, buffer)
             total += sent
@@ -78,6 +80,12 @@ class MuxStream:
         """The window opened."""
         if self._handler is not None and not self.closed:
             self._handler.writable()
+
+    def vanish(self, reason: str) -> None:
+        """The stream is gone with its session; nothing of it is said to the host."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.lost(reason)
 
     def end(self) -> None:
         """Close in order: what :meth:`send` has taken still arrives; the stream is forgotten when the host ends it too."""
@@ -165,6 +173,9 @@ class MuxTransport:
             if isinstance(event, mux.StreamOpened):
                 self._streams[number] = MuxStream(self, number)
                 continue
+            if isinstance(event, mux.SessionStarted):
+                self._forget_all()
+                continue
             stream = self._streams.get(number)
             if stream is None:
                 continue
@@ -175,6 +186,16 @@ class MuxTransport:
             else:
                 stream.close("closed by the host")
                 self._streams.pop(number, None)
+
+    def _forget_all(self) -> None:
+        """The machine was loaded from a snapshot. The old streams' numbers may be those of new ones already."""
+        gone = [stream for stream in self._streams.values() if not stream.closed]
+        self._streams.clear()
+        # All before the first handler hears of it: what one does may touch another's stream.
+        for stream in gone:
+            stream.closed = True
+        for stream in gone:
+            stream.vanish("the machine was loaded from a snapshot")
 
     def _disconnected(self) -> None:
         """The monitor's side of the port is closed: forget all streams, and look again after a while."""

@@ -127,6 +127,13 @@ class PageFile:
         """The bytes of the page that is ``numbers[index]``."""
         return _read(self._descriptor, PAGE_BYTES, PAGE_BYTES + index * PAGE_BYTES)
 
+    def blocks(self, most_pages: int = CHUNK_BYTES // PAGE_BYTES) -> Iterator[tuple[list[tuple[int, int]], bytes]]:
+        """All pages as they lie in the file: where they belong, as first pages and their counts, and their bytes."""
+        for at in range(0, len(self.numbers), most_pages):
+            part = self.numbers[at : at + most_pages]
+            regions = [(part[start], end - start) for start, end in _consecutive(part)]
+            yield regions, _read(self._descriptor, len(part) * PAGE_BYTES, PAGE_BYTES + at * PAGE_BYTES)
+
     def runs(self) -> Iterator[Run]:
         """All pages, consecutive ones together up to a mebibyte."""
         numbers = self.numbers

@@ -2,6 +2,10 @@
 
 The host is the client and opens streams; the guest only answers. Both ends run this file: standard library only, Python
 3.9, and no work for each byte, because one end may be emulated.
+
+Beyond the specification the session can *rest*, so that a machine can be saved between two frames: the host's last frame is
+HOLD, the guest's last is HELD, which says that it got everything before; then nothing is on its way in either direction. It
+goes on with RELEASE, or, in a machine that was loaded, with NEW_SESSION: the guest forgets all streams of the saved one.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 HEADER = struct.Struct("!BBHII")
 DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
+#: GO_AWAY's code is where other frames have their length; the specification has 0 to 2, all of which end the session.
+LAST_GO_AWAY = 2
+HOLD, HELD, RELEASE, NEW_SESSION = range(0x100, 0x104)
 
 #: The specification's window at a stream's start; both ends raise it at once to ours, which holds some round trips.
 INITIAL_WINDOW_BYTES = 256 << 10
@@ -73,6 +80,18 @@ class StreamReset(Event):
     __slots__ = ()
 
 
+class Rested(Event):
+    """The guest has answered HOLD: nothing is on its way (seen by the client only)."""
+
+    __slots__ = ()
+
+
+class SessionStarted(Event):
+    """The machine was loaded: all streams are gone, and their numbers may come again (seen by the server only)."""
+
+    __slots__ = ()
+
+
 class _Stream:
     __slots__ = ("credit", "end_queued", "ended", "owed", "peer_ended", "queue", "queued", "window")
 
@@ -90,8 +109,14 @@ class _Stream:
 class Mux:
     """One end of a session."""
 
-    def __init__(self, *, client: bool) -> None:
+    def __init__(self, *, client: bool, loaded: bool = False) -> None:
+        """``loaded`` is for the client of a machine that was loaded: it rests, and its first frame will be NEW_SESSION."""
         self._client = client
+        self._first = NEW_SESSION if loaded else RELEASE
+        #: Whether we keep back everything.
+        self._holding = loaded
+        #: HOLDs that the guest has not answered, more than one after a RELEASE that did not wait for it.
+        self._unanswered = 0
         self._next_id = 1 if client else 2
         self._streams: dict[int, _Stream] = {}
         self._head = bytearray()
@@ -154,14 +179,38 @@ class Mux:
         if self._streams.pop(stream, None) is not None:
             self._control.append(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
 
+    def hold(self) -> None:
+        """Send nothing more than what is begun, and ask the guest for the same; :class:`Rested` follows when it is so."""
+        self._unanswered += 1
+        self._hold(HOLD)
+
+    def release(self) -> None:
+        """Go on, answered or not."""
+        if self._holding:
+            self._holding = False
+            self._out.append(memoryview(_go_away(self._first)))
+            self._first = RELEASE
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is on its way in either direction."""
+        return self._holding and not self._unanswered and not self._out
+
+    def _hold(self, code: int) -> None:
+        """What is queued as frames is finished; the streams' bytes wait."""
+        self._holding = True
+        self._out.extend(map(memoryview, self._control))
+        self._control.clear()
+        self._out.append(memoryview(_go_away(code)))
+
     @property
     def wants_to_send(self) -> bool:
         """Whether :meth:`data_to_send` has something."""
-        return bool(self._out or self._control or self._active)
+        return bool(self._out or (not self._holding and (self._control or self._active)))
 
     def data_to_send(self) -> list[memoryview]:
         """Buffers for one ``sendmsg``, in order; tell :meth:`data_sent` how much of them went out."""
-        if not self._out:
+        if not self._out and not self._holding:
             self._fill()
         return list(islice(self._out, MAX_IOV))
 
@@ -224,6 +273,8 @@ class Mux:
         view = memoryview(data)
         events: list[Event] = []
         while view:
+            if self._client and self._holding and not self._unanswered:
+                raise RemoteProtocolError("the guest sends although it said that it would rest")
             if self._payload:
                 take = min(self._payload, len(view))
                 if self._into in self._streams:
@@ -251,8 +302,7 @@ class Mux:
                 self._answer(HEADER.pack(0, PING, ACK, 0, length))
             return
         if kind == GO_AWAY:
-            for gone in list(self._streams):
-                self._gone(gone, events)
+            self._went_away(length, events)
             return
         if flags & SYN:
             self._opened(stream, events)
@@ -266,6 +316,28 @@ class Mux:
             self._ends = True
         if self._ends and not self._payload:
             self._peer_ended(stream, events)
+
+    def _went_away(self, code: int, events: list[Event]) -> None:
+        if code <= LAST_GO_AWAY:
+            for gone in list(self._streams):
+                self._gone(gone, events)
+        elif self._client:
+            if code != HELD or not self._unanswered:
+                raise RemoteProtocolError(f"nobody asked for GO_AWAY with code {code:#x}")
+            self._unanswered -= 1
+            if self._holding and not self._unanswered:
+                events.append(Rested(0))
+        elif code == HOLD:
+            self._hold(HELD)
+        elif code == RELEASE:
+            self._holding = False
+        elif code == NEW_SESSION:
+            self._holding = False
+            for forgotten in (self._streams, self._control, self._active, self._out):
+                forgotten.clear()
+            events.append(SessionStarted(0))
+        else:
+            raise RemoteProtocolError(f"GO_AWAY with code {code:#x}")
 
     def _data(self, stream: int, length: int) -> None:
         """A data frame begins; that of a stream which is gone (it crossed our reset) is skipped."""
@@ -322,3 +394,7 @@ class Mux:
         if len(self._control) > MAX_PENDING_CONTROL:
             raise RemoteProtocolError("a flood of frames that have to be answered")
         self._control.append(frame)
+
+
+def _go_away(code: int) -> bytes:
+    return HEADER.pack(0, GO_AWAY, 0, 0, code)

@@ -31,20 +31,18 @@ def strike(fault: str, connection: socket.socket | None = None) -> None:
         connection.sendall(b"this is not QMP\n")
     if fault == "hang up" and connection is not None:
         connection.shutdown(socket.SHUT_RDWR)
+        time.sleep(FOR_EVER_S)
 
 
-def listen(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    # As QEMU does: the name is there only when somebody listens.
-    listener.bind(f"{path}.new")
-    listener.listen()
-    Path(f"{path}.new").rename(path)
-    return listener
+def inherited(words: list[str], name: str) -> socket.socket:
+    """The socket that a character device was given."""
+    devices = [words[at + 1] for at, word in enumerate(words) if word == "-chardev"]
+    [descriptor] = [match[1] for word in devices if (match := re.match(rf"socket,id={name},fd=(\d+)$", word))]
+    return socket.socket(fileno=int(descriptor))
 
 
-def hold(listener: socket.socket) -> None:
-    """Take the multiplexer's connection and say nothing."""
-    connection, _ = listener.accept()
+def hold(connection: socket.socket) -> None:
+    """Listen to the multiplexer and say nothing."""
     while connection.recv(4096):
         pass
 
@@ -68,13 +66,9 @@ def main() -> None:
     faults: dict[str, str] = json.loads(setup.read_text())
     words = sys.argv[2:]
     strike(faults.get("start", ""))
-    mux = re.search(r"path=([^,]+)", words[words.index("-chardev") + 1])
-    qmp = re.match(r"unix:([^,]+)", words[words.index("-qmp") + 1])
-    assert mux is not None
-    assert qmp is not None
     assert "-S" in words
-    threading.Thread(target=hold, args=(listen(mux[1]),), daemon=True).start()
-    connection, _ = listen(qmp[1]).accept()
+    threading.Thread(target=hold, args=(inherited(words, "mux"),), daemon=True).start()
+    connection = inherited(words, "qmp")
     print("qemu: somebody is there", flush=True)
     strike(faults.get("greeting", ""), connection)
     connection.sendall(json.dumps(GREETING).encode() + b"\r\n")

@@ -10,7 +10,7 @@ import pytest
 from fc_kernel.errors import UnsupportedByMonitor
 from fc_kernel.spec import DriveSpec, NetworkInterface, RateLimiter, SnapshotRef, TokenBucket, VmSpec, VsockSpec
 from fc_kernel.vmm.base import BootPlan
-from fc_kernel.vmm.qemu.command import MAX_DEVICES, OWN_DEVICES, command_line
+from fc_kernel.vmm.qemu.command import MAX_DEVICES, OWN_DEVICES, Inherited, command_line
 from fc_kernel.vmm.qemu.program import QemuProgram
 
 PROGRAM = QemuProgram(Path("/usr/bin/qemu-system-x86_64"), "7.2.22")
@@ -26,10 +26,15 @@ SPEC = VmSpec(
 
 
 def words(
-    spec: VmSpec = SPEC, *, accelerated: bool = False, initrd: Path | None = None, tsc_khz: int | None = None
+    spec: VmSpec = SPEC,
+    *,
+    accelerated: bool = False,
+    initrd: Path | None = None,
+    tsc_khz: int | None = None,
+    mem: int | None = None,
 ) -> list[str]:
     plan = BootPlan(vm_id="v", spec=spec, run_dir=Path("/run/v"), initrd=initrd)
-    return command_line(plan, PROGRAM, accelerated=accelerated, tsc_khz=tsc_khz)
+    return command_line(plan, PROGRAM, Inherited(qmp=5, mux=6, mem=mem), accelerated=accelerated, tsc_khz=tsc_khz)
 
 
 def values(line: list[str], option: str) -> list[str]:
@@ -62,8 +67,21 @@ def test_machine() -> None:
     assert value(line, "-serial") == "stdio"
     assert "virtio-rng-device" in values(line, "-device")
     assert "virtserialport,chardev=mux,name=fc_kernel.mux.0" in values(line, "-device")
-    assert value(line, "-chardev") == "socket,id=mux,path=mux.sock,server=on,wait=off"
-    assert value(line, "-qmp") == "unix:qmp.sock,server=on,wait=off"
+    assert values(line, "-chardev") == ["socket,id=qmp,fd=5", "socket,id=mux,fd=6"]
+    assert value(line, "-mon") == "chardev=qmp,mode=control"
+    assert "-S" in line
+
+
+def test_a_load_has_the_saved_memory_and_boots_nothing() -> None:
+    line = words(initrd=Path("/i/initrd.img"), mem=7)
+    assert value(line, "-object") == "memory-backend-file,id=ram,size=768M,mem-path=/proc/self/fd/7,share=off"
+    assert "memory-backend=ram" in value(line, "-machine").split(",")
+    assert value(line, "-incoming") == "defer"
+    assert value(line, "-global") == "migration.send-configuration=off"
+    assert not {"-kernel", "-initrd", "-append"} & set(line)
+    booted = words(initrd=Path("/i/initrd.img"))
+    assert not {"-object", "-incoming", "-global"} & set(booted)
+    assert values(line, "-device") == values(booted, "-device"), "the devices' state is for devices in the same places"
 
 
 def test_the_monitor_may_do_nothing_that_it_need_not() -> None:

@@ -11,12 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fc_kernel.errors import LaunchError, MonitorApiError, OutcomeUnknown, StateError, UnsupportedByMonitor
+from fc_kernel.errors import (
+    LaunchError,
+    MonitorApiError,
+    MonitorError,
+    OutcomeUnknown,
+    StateError,
+    UnsupportedByMonitor,
+)
 from fc_kernel.spec import DriveSpec, VmSpec, VsockSpec
 from fc_kernel.tier import Tier
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
 from fc_kernel.vmm.journal import read_entry
-from fc_kernel.vmm.qemu import driver
+from fc_kernel.vmm.qemu import monitor
 from fc_kernel.vmm.qemu.driver import QemuVmm
 
 from ..qemu_double import commands_in, make_double
@@ -62,7 +69,7 @@ async def test_start_pause_resume(make: Make, tmp_path: Path, run_dir: Path) -> 
     await vmm.resume()
     assert vmm.state is VmmState.RUNNING
     await vmm.aclose()
-    assert commands_in(tmp_path) == ["qmp_capabilities", "cont", "stop", "cont"]
+    assert commands_in(tmp_path) == ["qmp_capabilities", "cont", "human-monitor-command", "stop", "cont"]
     assert vmm.console_tail() == ["qemu: somebody is there"]
     assert not vmm.uds_path.exists()
 
@@ -91,7 +98,7 @@ async def test_silence_at_the_start(make: Make, where: str) -> None:
 @pytest.mark.parametrize("fault", ["exit", "garbage", "hang up"])
 async def test_no_greeting(make: Make, fault: str) -> None:
     error = await fails_to_start(make({"greeting": fault}))
-    assert "cannot talk to QEMU" in str(error)
+    assert ("exited with status 1" if fault == "exit" else "cannot talk to QEMU") in str(error)
     assert "qemu: somebody is there" in error.console
 
 
@@ -118,7 +125,7 @@ async def test_refused_pause(make: Make) -> None:
 async def test_pause_without_an_answer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     vmm = make({"stop": "hang"})
     await vmm.start()
-    monkeypatch.setattr(driver, "QMP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(monitor, "QMP_TIMEOUT_S", 0.2)
     with pytest.raises(OutcomeUnknown, match=r"QEMU did not answer stop within 0\.2 s"):
         await vmm.pause()
     await vmm.aclose()
@@ -157,12 +164,38 @@ async def test_what_it_cannot_do_starts_nothing(make: Make, tmp_path: Path, run_
     assert sorted(path.name for path in Path(run_dir).iterdir()) == ["owner.lock"]  # noqa: ASYNC240
 
 
-async def test_snapshots_name_what_is_needed(make: Make) -> None:
+async def test_vsock_override_names_what_is_needed(make: Make) -> None:
     vmm = make()
-    with pytest.raises(UnsupportedByMonitor, match=r"loading a snapshot needs Firecracker 1\.12; found QEMU 7\.2\.22"):
-        await vmm.load(SnapshotLoad(files=FILES))
-    with pytest.raises(UnsupportedByMonitor, match="a snapshot needs"):
+    with pytest.raises(UnsupportedByMonitor, match=r"vsock_override needs Firecracker 1\.16\.0; found QEMU 7\.2\.22"):
+        await vmm.load(SnapshotLoad(files=FILES, vsock_override=Path("v.sock")))
+    assert vmm.state is VmmState.CREATED
+    with pytest.raises(StateError):
         await vmm.snapshot(SnapshotCreate(files=FILES))
+    await vmm.aclose()
+
+
+async def test_missing_snapshot(make: Make) -> None:
+    vmm = make()
+    with pytest.raises(LaunchError, match=r"vmstate cannot be read: /s/vmstate: No such file"):
+        await vmm.load(SnapshotLoad(files=FILES))
+    assert vmm.pid is None
+    assert vmm.state is VmmState.CLOSED
+
+
+async def test_guest_that_does_not_come_to_rest(make: Make, tmp_path: Path) -> None:
+    """It is paused and goes on; but what is on its way to it or from it would be lost in a snapshot."""
+    vmm = make()
+    await vmm.start()
+    await vmm.pause()
+    assert vmm.state is VmmState.PAUSED
+    files = SnapshotFiles(vmstate=tmp_path / "vmstate", mem=tmp_path / "mem")
+    with pytest.raises(MonitorError, match="did not bring its connections to rest"):
+        await vmm.snapshot(SnapshotCreate(files=files))
+    assert not files.vmstate.exists()
+    assert not files.mem.exists()
+    await vmm.resume()
+    assert vmm.state is VmmState.RUNNING
+    await vmm.written()
     await vmm.aclose()
 
 

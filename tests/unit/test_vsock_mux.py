@@ -252,3 +252,113 @@ def test_what_is_taken_arrives_in_order_on_every_stream(operations: list[tuple[s
     pair.settle()
     for side in (HOST, GUEST):
         assert pair.received[1 - side] == {stream: data for stream, data in sent[side].items() if data}
+
+
+def test_a_session_comes_to_rest_between_two_frames_and_goes_on() -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.ends[HOST].send(stream, b"begun")
+    pair.ends[GUEST].send(stream, b"there")
+    begun = pair.ends[HOST].data_to_send()
+    assert begun
+    pair.ends[HOST].hold()
+    assert not pair.ends[HOST].at_rest
+    pair.settle()
+    assert pair.ends[HOST].at_rest
+    assert pair.log[HOST][-1] == ("Rested", 0)
+    # What was a frame already has come, in both directions.
+    assert pair.received[GUEST] == {stream: b"begun"}
+    pair.ends[HOST].send(stream, b" host")
+    pair.ends[GUEST].send(stream, b" guest")
+    pair.ends[HOST].end(stream)
+    other = pair.ends[HOST].open_stream()
+    pair.settle()
+    assert not pair.ends[HOST].wants_to_send
+    assert not pair.ends[GUEST].wants_to_send
+    assert pair.received[GUEST] == {stream: b"begun"}
+    pair.ends[HOST].release()
+    assert not pair.ends[HOST].at_rest
+    pair.settle()
+    assert pair.received == ({stream: b"there guest"}, {stream: b"begun host"})
+    assert ("StreamEnded", stream) in pair.log[GUEST]
+    assert ("StreamOpened", other) in pair.log[GUEST]
+
+
+def test_a_release_need_not_wait_for_the_answer() -> None:
+    """And the next rest is one only when the guest has answered both."""
+    pair = Pair()
+    stream = pair.open()
+    pair.ends[HOST].hold()
+    pair.move(HOST)
+    pair.ends[HOST].release()
+    pair.ends[HOST].send(stream, b"on")
+    while pair.move(HOST):
+        pass
+    assert pair.received[GUEST] == {stream: b"on"}
+    pair.ends[HOST].hold()
+    pair.ends[GUEST].send(stream, b"answer")
+    pair.move(GUEST, mux.HEADER.size)
+    assert not pair.ends[HOST].at_rest
+    pair.settle()
+    assert pair.ends[HOST].at_rest
+    assert pair.log[HOST].count(("Rested", 0)) == 1
+    assert pair.received[HOST] == {stream: b"answer"}
+
+
+def test_a_loaded_machine_begins_a_new_session() -> None:
+    pair = Pair()
+    streams = [pair.open() for _ in range(3)]
+    pair.ends[HOST].hold()
+    pair.settle()
+    pair.ends[GUEST].send(streams[0], b"of the past")
+    pair.ends = (Mux(client=True, loaded=True), pair.ends[GUEST])
+    assert pair.ends[HOST].at_rest
+    stream = pair.ends[HOST].open_stream()
+    assert stream == streams[0]
+    pair.ends[HOST].send(stream, b"CONNECT 1000\n")
+    assert not pair.ends[HOST].wants_to_send
+    pair.log[GUEST].clear()
+    pair.ends[HOST].release()
+    pair.settle()
+    assert pair.log[GUEST] == [("SessionStarted", 0), ("StreamOpened", stream), ("DataReceived", stream)]
+    assert pair.received == ({}, {stream: b"CONNECT 1000\n"})
+    assert pair.ends[GUEST].send(stream, b"OK 1000\n") == 8
+    pair.settle()
+    assert pair.received[HOST] == {stream: b"OK 1000\n"}
+    # From then on it rests and goes on as any other.
+    pair.ends[HOST].hold()
+    pair.settle()
+    assert pair.ends[HOST].at_rest
+    pair.ends[HOST].release()
+    pair.settle()
+    assert ("SessionStarted", 0) not in pair.log[GUEST][1:]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_on_its_way_a_rest_loses_nothing(seed: int) -> None:
+    """Bytes move in pieces of any size, rests come at any moment; all that was sent arrives, once and in order."""
+    rng = random.Random(seed)
+    pair = Pair()
+    streams = [pair.open() for _ in range(4)]
+    sent: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+    rests = 0
+    for _ in range(2000):
+        side = rng.randrange(2)
+        action = rng.randrange(10)
+        end = pair.ends[side]
+        if action < 4:
+            stream, data = rng.choice(streams), rng.randbytes(rng.randrange(1, 3000))
+            taken = end.send(stream, data)
+            sent[side][stream] = sent[side].get(stream, b"") + data[:taken]
+        elif action < 8:
+            pair.move(side, rng.randrange(1, 5000))
+        elif action == 8:
+            pair.ends[HOST].hold()
+        elif pair.ends[HOST].at_rest or rng.random() < 0.2:
+            rests += pair.ends[HOST].at_rest
+            assert not (pair.ends[HOST].at_rest and pair.ends[GUEST].wants_to_send)
+            pair.ends[HOST].release()
+    pair.ends[HOST].release()
+    pair.settle()
+    assert rests
+    assert pair.received == (sent[GUEST], sent[HOST])

@@ -52,6 +52,14 @@ HOSTILE = {
     ),
     "a flood of pings": (frame(mux.PING, mux.SYN) * 1000, "a flood"),
     "a flood of streams": (b"".join(frame(mux.WINDOW_UPDATE, mux.SYN, n) for n in range(2, 2002, 2)), "a flood"),
+    "a rest that nobody asked for": (frame(mux.GO_AWAY, length=mux.HELD), "nobody asked for GO_AWAY with code 0x101"),
+    "a rest that the guest asks for": (frame(mux.GO_AWAY, length=mux.HOLD), "nobody asked for GO_AWAY with code 0x100"),
+    "a release by the guest": (frame(mux.GO_AWAY, length=mux.RELEASE), "nobody asked for GO_AWAY with code 0x102"),
+    "a new session by the guest": (
+        frame(mux.GO_AWAY, length=mux.NEW_SESSION),
+        "nobody asked for GO_AWAY with code 0x103",
+    ),
+    "an unknown farewell": (frame(mux.GO_AWAY, length=99), "nobody asked for GO_AWAY with code 0x63"),
     "a stream opened again": (frame(mux.WINDOW_UPDATE, mux.SYN, 1), "stream 1 is open already"),
 }
 
@@ -160,3 +168,24 @@ def test_mutated_sessions_parse_or_are_a_breach() -> None:
         seen, _ = outcome(host, [bytes(data)])
         breaches += seen[-1:] != [] and isinstance(seen[-1], str)
     assert breaches > 300, "mutations that break nothing prove nothing"
+
+
+@pytest.mark.parametrize("more", [frame(mux.PING, mux.SYN), b"\0", frame(mux.GO_AWAY, length=mux.HELD)])
+def test_a_guest_that_rests_sends_nothing(more: bytes) -> None:
+    for data in (b"", frame(mux.DATA, 0, 1, 3) + b"abc"):
+        end = host()
+        end.hold()
+        end.receive_data(data)
+        end.data_sent(sum(map(len, end.data_to_send())))
+        rested = frame(mux.GO_AWAY, length=mux.HELD)
+        with pytest.raises(RemoteProtocolError, match="although it said that it would rest"):
+            end.receive_data(rested + more)
+    loaded = Mux(client=True, loaded=True)
+    with pytest.raises(RemoteProtocolError, match="although it said that it would rest"):
+        loaded.receive_data(more)
+
+
+def test_a_host_that_says_what_only_a_guest_says() -> None:
+    for code in (mux.HELD, 99):
+        with pytest.raises(RemoteProtocolError, match="GO_AWAY with code"):
+            guest().receive_data(frame(mux.GO_AWAY, length=code))

@@ -23,6 +23,10 @@ READ_BYTES = 256 << 10
 BACKLOG = 64
 #: After an accept failed for want of descriptors: as long as asyncio's own servers wait.
 ACCEPT_RETRY_S = 1.0
+#: How long a guest that serves may take to finish its frames; on a busy host an emulated one may stand still for a while.
+REST_DEADLINE_S = 5.0
+#: A guest that has said nothing yet is still booting, or serves nobody.
+UNHEARD_DEADLINE_S = 0.5
 
 
 class _Connection:
@@ -133,10 +137,18 @@ class _Connection:
 class MuxBridge:
     """Listens on ``uds_path`` and carries connections over ``port``, the connected socket of the VM's virtio port."""
 
-    def __init__(self, port: socket.socket, uds_path: Path, on_lost: Callable[[str], None]) -> None:
-        """``on_lost(reason)`` is called once, when the port breaks or the guest breaks the protocol."""
+    def __init__(
+        self, port: socket.socket, uds_path: Path, on_lost: Callable[[str], None], *, loaded: bool = False
+    ) -> None:
+        """``on_lost(reason)`` is called once, when the port breaks or the guest breaks the protocol.
+
+        ``loaded`` is for a guest from a snapshot: nothing is sent before :meth:`release`.
+        """
         self.loop = asyncio.get_running_loop()
-        self.mux = mux.Mux(client=True)
+        self.mux = mux.Mux(client=True, loaded=loaded)
+        #: Whether the guest has ever said anything.
+        self._heard = loaded
+        self._rested = asyncio.Event()
         self._on_lost = on_lost
         self._connections: dict[int, _Connection] = {}
         self._buffer = bytearray(READ_BYTES)
@@ -191,12 +203,16 @@ class MuxBridge:
         if not count:
             self._lost("the monitor closed the guest's port")
             return
+        self._heard = True
         try:
             events = self.mux.receive_data(self._view[:count])
         except RemoteProtocolError as error:
             self._lost(str(error))
             return
         for event in events:
+            if isinstance(event, mux.Rested):
+                self._rested.set()
+                continue
             connection = self._connections.get(event.stream)
             if connection is None:
                 continue
@@ -235,6 +251,30 @@ class MuxBridge:
         for connection in list(self._connections.values()):
             connection.read_if_room()
 
+    async def rest(self) -> bool:
+        """Bring the session to rest until :meth:`release`; false when the guest does not answer in time.
+
+        Connections stay open, and what is read from them meanwhile waits.
+        """
+        if not self.at_rest:
+            self._rested.clear()
+            self.mux.hold()
+            self.flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REST_DEADLINE_S if self._heard else UNHEARD_DEADLINE_S):
+                    await self._rested.wait()
+        return self.at_rest
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is on its way between host and guest, and nothing will be before :meth:`release`."""
+        return not self._closed and self.mux.at_rest
+
+    def release(self) -> None:
+        """Go on; after a load the guest begins anew."""
+        self.mux.release()
+        self.flush()
+
     def drop(self, stream: int, *, reset: bool) -> None:
         """Close a connection; with ``reset`` the guest is told."""
         connection = self._connections.pop(stream, None)
@@ -254,6 +294,7 @@ class MuxBridge:
         if self._closed:
             return
         self._closed = True
+        self._rested.set()
         for stream in list(self._connections):
             self.drop(stream, reset=False)
         for sock in (self._listener, self._port):

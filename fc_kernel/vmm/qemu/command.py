@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UnsupportedByMonitor
@@ -10,8 +11,6 @@ from ..base import BootPlan
 from .program import QemuProgram
 
 MUX_PORT_NAME = "fc_kernel.mux.0"
-QMP_SOCKET = "qmp.sock"
-MUX_SOCKET = "mux.sock"
 #: The machine has so many virtio transports, of which entropy and the multiplexer's port take one each.
 MAX_DEVICES, OWN_DEVICES = 24, 2
 #: QEMU takes no higher limit; none that is higher limits anything.
@@ -20,36 +19,52 @@ MAX_THROTTLE = 10**15
 BOOT_ARGS = "fc.transport=mux"
 #: All that TCG can emulate, so that wheels for any processor run; but with page tables of four levels, which are walked faster.
 EMULATED_CPU = "max,la57=off"
+#: What ``xen-save-devices-state`` writes does not begin with a section about the machine, as an ordinary migration does.
+LOADS = ("-global", "migration.send-configuration=off", "-incoming", "defer")
 
 
-def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc_khz: int | None = None) -> list[str]:
-    """The words that start the VM; sockets are relative to ``plan.run_dir``, the working directory.
+@dataclass(frozen=True, kw_only=True)
+class Inherited:
+    """Descriptors that QEMU gets from us: connected sockets, and at a load the snapshot's memory."""
 
-    ``tsc_khz`` is the speed of the counter that an emulated guest reads.
+    qmp: int
+    mux: int
+    mem: int | None = None
+
+
+def command_line(
+    plan: BootPlan, program: QemuProgram, inherited: Inherited, *, accelerated: bool, tsc_khz: int | None = None
+) -> list[str]:
+    """The words that start the VM, stopped: one to boot or, with ``inherited.mem``, one to load devices' state into.
+
+    ``tsc_khz`` is the speed of the counter that an emulated guest reads. A load needs nothing but the memory and the devices'
+    state: what a kernel's boot wants is left out.
 
     Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` for what QEMU's machine cannot do.
     """
     spec = plan.spec
-    _supported(plan, program)
-    assert spec.kernel is not None  # noqa: S101 - a plan is resolved
-    boot_args = [spec.boot_args or "", BOOT_ARGS]
-    if tsc_khz and not accelerated:
-        boot_args.append(f"tsc_early_khz={tsc_khz}")
+    check_supported(plan, program)
+    machine = "microvm,rtc=on,isa-serial=on"
     words = [
-        str(program.path), "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-        "-machine", "microvm,rtc=on,isa-serial=on", "-accel", "kvm" if accelerated else "tcg,thread=multi",
+        str(program.path), "-S", "-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+        "-accel", "kvm" if accelerated else "tcg,thread=multi",
         "-cpu", "host" if accelerated else EMULATED_CPU,
         "-smp", str(spec.vcpu_count), "-m", f"{spec.mem_size_mib}M",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-serial", "stdio",
-        "-qmp", f"unix:{QMP_SOCKET},server=on,wait=off",
-        "-kernel", str(spec.kernel), "-append", " ".join(boot_args).strip(),
+        "-chardev", f"socket,id=qmp,fd={inherited.qmp}", "-mon", "chardev=qmp,mode=control",
         "-device", "virtio-rng-device",
-        "-chardev", f"socket,id=mux,path={MUX_SOCKET},server=on,wait=off",
+        "-chardev", f"socket,id=mux,fd={inherited.mux}",
         "-device", "virtio-serial-device", "-device", f"virtserialport,chardev=mux,name={MUX_PORT_NAME}",
     ]  # fmt: skip
-    if plan.initrd is not None:
-        words += ["-initrd", str(plan.initrd)]
+    if inherited.mem is None:
+        words += ["-machine", machine, *_boot(plan, None if accelerated else tsc_khz)]
+    else:
+        # A private mapping: the file stays as it is, and VMs of one snapshot share the pages that none of them wrote.
+        memory = (
+            f"memory-backend-file,id=ram,size={spec.mem_size_mib}M,mem-path=/proc/self/fd/{inherited.mem},share=off"
+        )
+        words += ["-object", memory, "-machine", f"{machine},memory-backend=ram", *LOADS]
     if spec.rootfs is not None:
         words += _drive("rootfs", spec.rootfs, read_only=bool(spec.rootfs_read_only), limiter=spec.rootfs_rate_limit)
     for drive in spec.extra_drives:
@@ -59,7 +74,19 @@ def command_line(plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc
     return words
 
 
-def _supported(plan: BootPlan, program: QemuProgram) -> None:
+def _boot(plan: BootPlan, tsc_khz: int | None) -> list[str]:
+    """The kernel. Its memory is anonymous: behind a private mapping of an empty file each page would be there twice."""
+    spec = plan.spec
+    assert spec.kernel is not None  # noqa: S101 - a plan is resolved
+    boot_args = [spec.boot_args or "", BOOT_ARGS]
+    if tsc_khz:
+        boot_args.append(f"tsc_early_khz={tsc_khz}")
+    words = ["-kernel", str(spec.kernel), "-append", " ".join(boot_args).strip()]
+    return words if plan.initrd is None else [*words, "-initrd", str(plan.initrd)]
+
+
+def check_supported(plan: BootPlan, program: QemuProgram) -> None:
+    """Raise :class:`~fc_kernel.errors.UnsupportedByMonitor` for what QEMU's machine cannot do."""
     found = f"QEMU {program.version}"
     if plan.spec.restore_from is not None:
         raise UnsupportedByMonitor("restore_from", needs="Firecracker 1.12", found=found)

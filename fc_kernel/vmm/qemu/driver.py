@@ -5,29 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
-from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, QMPError
-
-from ...errors import LaunchError, MonitorApiError, MonitorError, OutcomeUnknown, StateError, UnsupportedByMonitor
+from ...errors import LaunchError, MonitorApiError, MonitorError, StateError, UnsupportedByMonitor
 from ...tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, VmmState
 from ..finish import finish
-from ..process import MonitorProcess, ResourceLimits
+from ..process import LAST_WORDS_S, MonitorProcess, ResourceLimits
 from ..process_vmm import ProcessVmm
 from .bridge import MuxBridge
-from .command import MUX_SOCKET, QMP_SOCKET, command_line
+from .capture import Capture, Reference
+from .command import Inherited, check_supported, command_line
+from .loading import Loading
+from .memory import GuestMemory
+from .monitor import QemuMonitor
 from .program import QemuProgram
+from .saving import Saving
 from .tsc import tsc_khz
+from .vmstate import Machine
 
 log = logging.getLogger(__name__)
 
-#: How often the sockets of a starting QEMU are looked for.
-LOOK_EVERY_S = 0.005
-#: QMP answers in milliseconds, also when the guest hangs.
-QMP_TIMEOUT_S = 10.0
+T = TypeVar("T")
+
+#: Where QEMU writes its devices' state, in the run directory.
+DEVICES_FILE = "devices"
+#: A VM that is paused for long is not paused for a snapshot, and does not keep the memory for one.
+PREPARED_S = 2.0
 
 
 class QemuVmm(ProcessVmm):
@@ -39,7 +47,15 @@ class QemuVmm(ProcessVmm):
         super().__init__(plan)
         self._program = program
         self._accelerated = accelerated
-        self._qmp: QMPClient | None = None
+        self._monitor: QemuMonitor | None = None
+        self._bridge: MuxBridge | None = None
+        self._memory: GuestMemory | None = None
+        self._machine: Machine | None = None
+        self._reference: Reference | None = None
+        #: Prepared by a pause, taken by the first snapshot in it.
+        self._capture: Capture | None = None
+        #: The last snapshot, until :meth:`written` has said how it went.
+        self._saving: Saving | None = None
 
     @property
     def version(self) -> str:
@@ -48,15 +64,9 @@ class QemuVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What does not need a snapshot, a chosen vsock address or a limit on the network."""
+        """All but what concerns a chosen vsock address or a limit on the network."""
         return frozenset(
-            {
-                Capability.PAUSE,
-                Capability.PAUSE_KEEPS_CONNECTIONS,
-                Capability.DRIVES,
-                Capability.NETWORK,
-                Capability.RATE_LIMITERS,
-            }
+            set(Capability) - {Capability.VSOCK_ADDRESS, Capability.VSOCK_OVERRIDE, Capability.NETWORK_RATE_LIMITERS}
         )
 
     @property
@@ -77,15 +87,54 @@ class QemuVmm(ProcessVmm):
 
     async def start(self) -> None:
         """Spawn QEMU with stopped vCPUs, connect QMP and the multiplexer, and let it run."""
-        if self._state is not VmmState.CREATED:
-            raise StateError(f"start in state {self.state}")
-        khz = None if self._accelerated else await asyncio.get_running_loop().run_in_executor(None, tsc_khz)
-        words = command_line(self.plan, self._program, accelerated=self._accelerated, tsc_khz=khz)
-        argv = [*words, "-S"]
+        self._only_in(VmmState.CREATED, "start")
+        check_supported(self.plan, self._program)
+
+        async def boot() -> None:
+            khz = None if self._accelerated else await _blocking(tsc_khz)
+            spec = self.plan.spec
+            self._machine = Machine.of(spec, accelerated=self._accelerated)
+            self._reference = Reference((spec.mem_size_mib or 1) << 20, None)
+            await self._spawn(self.plan, khz=khz)
+            await self._let_run()
+
+        await self._launch(boot)
+
+    async def load(self, snapshot: SnapshotLoad) -> None:
+        """Spawn QEMU on the snapshot's memory and load the devices' state.
+
+        The kernel and the initrd are not needed any more, the drives are those of the plan. On KVM the guest's clock is part of
+        the devices' state.
+        """
+        self._only_in(VmmState.CREATED, "load")
+        check_supported(self.plan, self._program)
+        if snapshot.vsock_override is not None:
+            raise UnsupportedByMonitor("vsock_override", needs="Firecracker 1.16.0", found=f"QEMU {self.version}")
+
+        async def load() -> None:
+            loading = await _blocking(lambda: Loading(snapshot, self.plan, accelerated=self._accelerated))
+            with contextlib.closing(loading):
+                self._machine, self._reference = loading.machine, loading.reference
+                self._undo.callback(os.close, loading.keep_base())
+                check_supported(loading.plan, self._program)
+                await self._spawn(loading.plan, mem=loading.mem, devices=loading.devices)
+                if snapshot.layers:
+                    memory = await self._guest_memory()
+                    await _blocking(lambda: loading.lay_over(memory))
+                assert self._monitor is not None  # noqa: S101 - spawned
+                await self._monitor.load_devices(loading.devices)
+            if snapshot.resume:
+                await self._let_run()
+            else:
+                self._state = VmmState.PAUSED
+
+        await self._launch(load)
+
+    async def _launch(self, work: Callable[[], Awaitable[None]]) -> None:
         self._state = VmmState.STARTING
         try:
             async with asyncio.timeout(self.plan.start_timeout_s):
-                await self._start(argv)
+                await work()
         except TimeoutError:
             await self.aclose()
             raise LaunchError(
@@ -97,86 +146,176 @@ class QemuVmm(ProcessVmm):
         except BaseException:
             await self.aclose()
             raise
-        self._state = VmmState.RUNNING
 
-    async def _start(self, argv: list[str]) -> None:
-        plan = self.plan
-        process = MonitorProcess.spawn(
-            argv,
-            cwd=plan.run_dir,
-            limits=ResourceLimits.for_guest(plan.spec),
-            console=self._console,
-        )
-        self._process = process
-        self._undo.push_async_callback(process.aclose)
-        await process.guard("QEMU", asyncio.ensure_future(self._sockets_exist()))
-        process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels)
-        qmp = QMPClient(plan.vm_id)
-        # Its log tells of every event; ours tells what matters.
-        qmp.logger.setLevel(logging.CRITICAL)
-        run_dir = plan.run_dir
+    async def _spawn(
+        self, plan: BootPlan, *, khz: int | None = None, mem: int | None = None, devices: int | None = None
+    ) -> None:
+        """Start QEMU, stopped, with QMP and the bridge; ``mem`` and ``devices`` are what it is to load."""
+        with contextlib.ExitStack() as on_failure:
+            ours_qmp, theirs_qmp, ours_mux, theirs_mux = sockets = [*socket.socketpair(), *socket.socketpair()]
+            for sock in sockets:
+                on_failure.callback(sock.close)
+            inherited = Inherited(qmp=theirs_qmp.fileno(), mux=theirs_mux.fileno(), mem=mem)
+            argv = command_line(plan, self._program, inherited, accelerated=self._accelerated, tsc_khz=khz)
+            process = MonitorProcess.spawn(
+                argv,
+                cwd=plan.run_dir,
+                limits=ResourceLimits.for_guest(plan.spec),
+                console=self._console,
+                pass_fds=[fd for fd in (inherited.qmp, inherited.mux, mem, devices) if fd is not None],
+            )
+            self._process = process
+            self._undo.push_async_callback(process.aclose)
+            theirs_qmp.close()
+            theirs_mux.close()
+            ours_qmp.setblocking(False)
+            self._monitor = await self._connected(process, ours_qmp)
+            self._undo.push_async_callback(self._monitor.aclose)
+            process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels)
+            self._bridge = MuxBridge(ours_mux, self.uds_path, self._port_lost, loaded=mem is not None)
+            self._undo.callback(self._bridge.close)
+            on_failure.pop_all()
+
+    async def _connected(self, process: MonitorProcess, sock: socket.socket) -> QemuMonitor:
         try:
-            await qmp.connect(f"{run_dir}/{QMP_SOCKET}")
-        except ConnectError as error:
-            raise LaunchError(f"cannot talk to QEMU: {error}", console=self._console.tail()) from error
-        self._qmp = qmp
-        self._undo.push_async_callback(self._disconnect)
-        port = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        try:
-            await asyncio.get_running_loop().sock_connect(port, f"{run_dir}/{MUX_SOCKET}")
-            bridge = MuxBridge(port, self.uds_path, self._port_lost)
-        except BaseException:
-            port.close()
+            return await QemuMonitor.connect(self.plan.vm_id, sock)
+        except MonitorError as error:
+            # A process that ended says why better than its closed socket.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    raise MonitorError(str(await process.wait())) from error
             raise
-        self._undo.callback(bridge.close)
-        await self._execute("cont")
 
-    async def _sockets_exist(self) -> None:
-        while not all((self.plan.run_dir / name).exists() for name in (QMP_SOCKET, MUX_SOCKET)):
-            await asyncio.sleep(LOOK_EVERY_S)
+    async def _let_run(self) -> None:
+        await self._execute("cont")
+        self._state = VmmState.RUNNING
+        assert self._bridge is not None  # noqa: S101 - spawned
+        self._bridge.release()
 
     def _port_lost(self, reason: str) -> None:
         if self.state in (VmmState.RUNNING, VmmState.PAUSED):
             log.warning("VM %s: %s", self.plan.vm_id, reason)
 
-    async def _disconnect(self) -> None:
-        if self._qmp is not None:
-            # Its disconnect re-raises why the connection had ended; the process's end says that better.
-            with contextlib.suppress(QMPError, OSError, EOFError):
-                await self._qmp.disconnect()
-
-    async def _execute(self, command: str, **arguments: Any) -> Any:
-        qmp = self._qmp
-        if qmp is None:
+    async def _execute(self, command: str, **arguments: object) -> None:
+        if self._monitor is None:
             raise StateError(f"{command} in state {self.state}")
-        try:
-            async with asyncio.timeout(QMP_TIMEOUT_S):
-                return await qmp.execute(command, arguments or None)
-        except ExecInterruptedError as error:
-            raise OutcomeUnknown(f"QEMU did not answer {command}: {error}") from error
-        except QMPError as error:
-            raise MonitorApiError(f"QEMU refused {command}: {error}") from error
-        except TimeoutError:
-            raise OutcomeUnknown(f"QEMU did not answer {command} within {QMP_TIMEOUT_S:g} s") from None
-
-    async def load(self, snapshot: SnapshotLoad) -> None:
-        """Not in this version."""
-        raise UnsupportedByMonitor("loading a snapshot", needs="Firecracker 1.12", found=f"QEMU {self.version}")
-
-    async def snapshot(self, request: SnapshotCreate) -> None:
-        """Not in this version."""
-        raise UnsupportedByMonitor("a snapshot", needs="Firecracker 1.12", found=f"QEMU {self.version}")
+        await self._monitor.execute(command, **arguments)
 
     async def pause(self) -> None:
-        """QMP ``stop``."""
+        """Bring the guest's connections to rest, and stop the vCPUs.
+
+        Meanwhile memory is made ready for a snapshot. A guest that does not come to rest is paused nevertheless, but no
+        snapshot can be made of it.
+        """
         self._only_in(VmmState.RUNNING, "pause")
-        await finish(self._change("stop", VmmState.PAUSED))
+        await finish(self._pause())
+
+    async def _pause(self) -> None:
+        assert self._bridge is not None  # noqa: S101 - it runs
+        await asyncio.gather(self._bridge.rest(), self._prepare())
+        try:
+            await self._execute("stop")
+        except BaseException:
+            self._bridge.release()
+            self._capture = None
+            raise
+        self._state = VmmState.PAUSED
+
+    async def _prepare(self) -> None:
+        # What is wrong with the memory is said by the snapshot that wants it.
+        with contextlib.suppress(MonitorError, StateError, OSError):
+            memory = await self._guest_memory()
+            self._capture = capture = await _blocking(lambda: Capture(memory))
+            asyncio.get_running_loop().call_later(PREPARED_S, self._drop_unused, capture)
+
+    def _drop_unused(self, capture: Capture) -> None:
+        if self._capture is capture:
+            self._capture = None
 
     async def resume(self) -> None:
-        """QMP ``cont``."""
+        """QMP ``cont``, and the connections go on."""
         self._only_in(VmmState.PAUSED, "resume")
-        await finish(self._change("cont", VmmState.RUNNING))
+        self._capture = None
+        await finish(self._let_run())
 
-    async def _change(self, command: str, state: VmmState) -> None:
-        await self._execute(command)
-        self._state = state
+    async def _guest_memory(self) -> GuestMemory:
+        if self._memory is None:
+            assert self._monitor is not None  # noqa: S101 - spawned
+            assert self._machine is not None  # noqa: S101
+            address = await self._monitor.memory_address()
+            self._memory = GuestMemory(self._running().pid, address, self._machine.mem_size_mib << 20)
+            self._undo.callback(self._memory.close)
+        return self._memory
+
+    async def snapshot(self, request: SnapshotCreate) -> None:
+        """Copy the pages and the devices' state of the paused VM; :meth:`written` returns when the files are whole."""
+        self._only_in(VmmState.PAUSED, "a snapshot")
+        if self._saving is not None:
+            raise StateError("a snapshot while the one before is not written: await written() first")
+        for path in (request.files.vmstate, request.files.mem):
+            if path.exists() or path.is_symlink():
+                raise StateError(f"{path} exists; a snapshot needs new files")
+        if self._bridge is None or not self._bridge.at_rest:
+            raise MonitorError(
+                "the guest did not bring its connections to rest: it hangs, or has not started its agent"
+            )
+        assert self._machine is not None  # noqa: S101 - it runs
+        assert self._reference is not None  # noqa: S101
+        saving = Saving(request, self._machine, self._reference)
+        try:
+            self._saving = saving
+            await finish(self._save(saving))
+        except BaseException:
+            self._saving = None
+            await saving.abandon()
+            raise
+
+    async def _save(self, saving: Saving) -> None:
+        memory = await self._guest_memory()
+        capture, self._capture = self._capture, None
+        if capture is None:
+            capture = await _blocking(lambda: Capture(memory))
+        devices = self.plan.run_dir / DEVICES_FILE
+        # Both to their ends, whatever becomes of the other: a thread that copies is not left alone.
+        done = await asyncio.gather(
+            saving.take(capture),
+            self._execute("xen-save-devices-state", filename=DEVICES_FILE, live=True),
+            return_exceptions=True,
+        )
+        try:
+            for outcome in done:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            state = devices.read_bytes()
+        except OSError as error:
+            raise MonitorApiError(f"QEMU has not written its devices' state: {error}") from error
+        finally:
+            devices.unlink(missing_ok=True)
+        saving.begin(state)
+
+    async def written(self) -> None:
+        """Wait for the files of the last snapshot."""
+        saving = self._saving
+        if saving is None:
+            return
+        try:
+            await saving.written()
+        except asyncio.CancelledError:
+            raise  # it is still being written
+        except BaseException:
+            self._saving = None
+            raise
+        self._saving = None
+
+    async def aclose(self) -> None:
+        """Kill the process and release everything; a snapshot that is not written is given up."""
+        saving, self._saving = self._saving, None
+        try:
+            if saving is not None:
+                await saving.abandon()
+        finally:
+            await super().aclose()
+
+
+async def _blocking(work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, work)

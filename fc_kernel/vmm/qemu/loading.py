@@ -1,0 +1,85 @@
+"""A snapshot that is being loaded: its files opened and checked before QEMU is started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+from ...errors import LaunchError, SnapshotCorrupt
+from ..base import BootPlan, SnapshotLoad
+from ..pages import PageFile
+from .capture import Reference
+from .memory import GuestMemory
+from .vmstate import read_vmstate
+
+
+class Loading:
+    """Everything may block; closed when the VM has been loaded."""
+
+    def __init__(self, snapshot: SnapshotLoad, plan: BootPlan, *, accelerated: bool) -> None:
+        """Raises :class:`~fc_kernel.errors.LaunchError` for what is missing, damaged or of another machine."""
+        self.machine, state = read_vmstate(snapshot.files.vmstate)
+        spec = self.machine.spec(plan.spec, snapshot.network_overrides, accelerated=accelerated)
+        #: The plan with the saved machine.
+        self.plan = replace(plan, spec=spec)
+        mem_bytes = self.machine.mem_size_mib << 20
+        with contextlib.ExitStack() as stack:
+            #: Descriptors that QEMU inherits, or reads through ours.
+            self.mem = _opened_mem(stack, snapshot, mem_bytes)
+            self.devices = os.memfd_create("devices", os.MFD_CLOEXEC)
+            stack.callback(os.close, self.devices)
+            with os.fdopen(self.devices, "wb", closefd=False) as file:
+                file.write(state)
+            # QEMU reads on where we are.
+            os.lseek(self.devices, 0, os.SEEK_SET)
+            self._layers = [stack.enter_context(_opened_layer(path, mem_bytes)) for path in snapshot.layers]
+            self.reference = Reference(mem_bytes, self.mem)
+            for layer in self._layers:
+                try:
+                    self.reference.learn(layer)
+                except SnapshotCorrupt as error:
+                    raise LaunchError(str(error)) from error
+            self._undo = stack.pop_all()
+
+    def keep_base(self) -> int:
+        """A descriptor of ``mem`` of its own, for as long as the VM lives; the caller closes it."""
+        self.reference.base = os.dup(self.mem)
+        return self.reference.base
+
+    def lay_over(self, memory: GuestMemory) -> None:
+        """Write the layers into the process's memory, oldest first."""
+        for layer in self._layers:
+            for regions, data in layer.blocks():
+                with memoryview(bytearray(data)) as view:
+                    memory.write(regions, view)
+
+    def close(self) -> None:
+        """Release the descriptors; nothing happens the second time."""
+        self._undo.close()
+
+
+def _opened_mem(stack: contextlib.ExitStack, snapshot: SnapshotLoad, mem_bytes: int) -> int:
+    path = snapshot.files.mem
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        stack.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+    except OSError as error:
+        raise LaunchError(f"the snapshot's mem cannot be read: {path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size != mem_bytes:
+        raise LaunchError(
+            f"the snapshot's mem is damaged: {path} has {found.st_size} bytes; its machine has {mem_bytes}"
+        )
+    return descriptor
+
+
+def _opened_layer(path: Path, mem_bytes: int) -> PageFile:
+    try:
+        return PageFile.open(path, mem_bytes)
+    except SnapshotCorrupt as error:
+        raise LaunchError(f"{error} ({path})") from error
+    except OSError as error:
+        raise LaunchError(f"a layer of the snapshot cannot be read: {path}: {error.strerror}") from error

@@ -1,0 +1,74 @@
+"""QEMU's machine protocol (QMP) on a socket that both sides were given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+from typing import Any, Self
+
+from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, QMPError
+
+from ...errors import MonitorApiError, MonitorError, OutcomeUnknown
+
+#: QMP answers in milliseconds, also when the guest hangs.
+QMP_TIMEOUT_S = 10.0
+#: How often QEMU is asked whether it has loaded; that takes some milliseconds.
+LOOK_EVERY_S = 0.001
+
+
+class QemuMonitor:
+    """A connection after the greeting; made by :meth:`connect`."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, name: str, sock: socket.socket) -> Self:
+        """Wait for the greeting; takes the socket. Raises :class:`~fc_kernel.errors.MonitorError`."""
+        client = QMPClient(name)
+        # Its log tells of every event; ours tells what matters.
+        client.logger.setLevel(logging.CRITICAL)
+        try:
+            await client.connect(sock)
+        except ConnectError as error:
+            sock.close()
+            raise MonitorError(f"cannot talk to QEMU: {error}") from error
+        except BaseException:
+            sock.close()
+            raise
+        return cls(client)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        # Its disconnect re-raises why the connection had ended; the process's end says that better.
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._client.disconnect()
+
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        """Run a command; raises :class:`~fc_kernel.errors.MonitorApiError` when it is refused."""
+        try:
+            async with asyncio.timeout(QMP_TIMEOUT_S):
+                return await self._client.execute(command, arguments or None)
+        except ExecInterruptedError as error:
+            raise OutcomeUnknown(f"QEMU did not answer {command}: {error}") from error
+        except QMPError as error:
+            raise MonitorApiError(f"QEMU refused {command}: {error}") from error
+        except TimeoutError:
+            raise OutcomeUnknown(f"QEMU did not answer {command} within {QMP_TIMEOUT_S:g} s") from None
+
+    async def memory_address(self) -> int:
+        """Where in QEMU's process the guest's memory begins."""
+        said = await self.execute("human-monitor-command", **{"command-line": "gpa2hva 0x0"})
+        match = re.search(r" is 0x([0-9a-f]{1,16})", said) if isinstance(said, str) else None
+        if match is None:
+            raise MonitorError(f"QEMU does not say where the guest's memory is: {str(said)[:80]!r}")
+        return int(match[1], 16)
+
+    async def load_devices(self, descriptor: int) -> None:
+        """Load devices' state from a descriptor that QEMU has inherited; it ends when it cannot."""
+        await self.execute("migrate-incoming", uri=f"fd:{descriptor}")
+        while (await self.execute("query-status"))["status"] == "inmigrate":
+            await asyncio.sleep(LOOK_EVERY_S)

@@ -1,0 +1,107 @@
+"""One snapshot of a QEMU VM, from its new files to when they are whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from ...errors import MonitorApiError, MonitorError
+from ..base import SnapshotCreate
+from .capture import Capture, Interrupted, Reference, Writing
+from .vmstate import Machine, write_vmstate
+
+
+class Saving:
+    """Made with new files; ended by :meth:`written`, or by :meth:`abandon`, which leaves no file."""
+
+    def __init__(self, request: SnapshotCreate, machine: Machine, reference: Reference) -> None:
+        """Raises :class:`~fc_kernel.errors.MonitorApiError` where no file can be made."""
+        self._files = request.files
+        self._machine = machine
+        self._reference = reference
+        self._capture: Capture | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._awaited = False
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
+            self._vmstate = _new_file(stack, request.files.vmstate)
+            on_failure.callback(request.files.vmstate.unlink, missing_ok=True)
+            self._mem = _new_file(stack, request.files.mem)
+            on_failure.pop_all()
+            self._close = stack.pop_all()
+        self._writing = Writing(self._mem, reference, full=request.kind == "full")
+
+    async def take(self, capture: Capture) -> None:
+        """Copy the memory of the VM, which stands still."""
+        self._capture = capture
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, capture.take, self._writing)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def begin(self, devices: bytes) -> None:
+        """All is captured: from now on the files are written."""
+        self._task = asyncio.create_task(self._write(devices))
+        # Whoever awaits written() is told; perhaps nobody does.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _write(self, devices: bytes) -> None:
+        capture = self._capture
+        assert capture is not None  # noqa: S101 - it was taken
+
+        def write() -> None:
+            write_vmstate(self._vmstate, self._machine, devices)
+            capture.write(self._writing)
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, write)
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            # Its buffer is as large as what was copied.
+            capture.close()
+
+    def _failed(self, error: OSError) -> MonitorError:
+        return MonitorError(f"the snapshot cannot be written into {self._files.mem.parent}: {error.strerror}")
+
+    async def written(self) -> None:
+        """Return when the files are whole; raises what went wrong, and then they are removed. May be cancelled."""
+        assert self._task is not None  # noqa: S101 - snapshot() has returned
+        self._awaited = True
+        try:
+            await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._remove()
+            if isinstance(error, Interrupted):
+                raise MonitorError("the snapshot was given up before it was written") from None
+            raise
+        self._close.close()
+        # Only now: what was given up is not what the next diff is laid over.
+        self._reference.digests = self._writing.digests
+
+    async def abandon(self) -> None:
+        """Give up: wait for the thread to end, and remove the files, unless somebody was told that they are whole."""
+        if self._capture is not None:
+            self._capture.stop()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+            if self._awaited and not self._task.cancelled() and self._task.exception() is None:
+                return
+        self._remove()
+
+    def _remove(self) -> None:
+        self._close.close()
+        for path in (self._files.vmstate, self._files.mem):
+            path.unlink(missing_ok=True)
+
+
+def _new_file(stack: contextlib.ExitStack, path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise MonitorApiError(f"the snapshot cannot be written: {path}: {error.strerror}") from error
+    stack.callback(os.close, descriptor)
+    return descriptor
