@@ -23,6 +23,10 @@ class FcKernelApp(CommandGroup):
         "install": ("fc_kernel.cli.install.InstallCommand", "Install the kernelspec, or a profile of it."),
         "uninstall": ("fc_kernel.cli.install.UninstallCommand", "Remove an installed kernelspec."),
         "execute": ("fc_kernel.cli.execute.ExecuteCommand", "Execute a notebook, obeying its fc_kernel metadata."),
+        "snapshot": (
+            "fc_kernel.cli.snapshot.SnapshotGroup",
+            "List, show, remove, rename, export and import snapshots.",
+        ),
         "ps": ("fc_kernel.cli.vms.PsCommand", "List the microVMs of this user."),
         "gc": ("fc_kernel.cli.vms.GcCommand", "End what a dead server left behind."),
         "schema": ("fc_kernel.cli.schema.SchemaCommand", "Print the JSON Schema of metadata.fc_kernel."),

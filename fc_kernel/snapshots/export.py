@@ -41,9 +41,9 @@ def export_snapshot(snapshot: Snapshot, target: str | Path | BinaryIO, *, replac
 
 
 def import_snapshot(
-    store: SnapshotStore, source: str | Path | BinaryIO, *, scope: str, owner: str, name: str | None = None
+    store: SnapshotStore, source: str | Path | BinaryIO, *, scope: str | None, owner: str, name: str | None = None
 ) -> Snapshot:
-    """Take what :func:`export_snapshot` wrote into a store, all of it or nothing, under its own name or another.
+    """Take what :func:`export_snapshot` wrote into a store, all of it or nothing, under its own scope and name or others.
 
     Raises :class:`~fc_kernel.errors.SnapshotCorrupt`, :class:`~fc_kernel.errors.SnapshotExists`,
     :class:`~fc_kernel.errors.QuotaExceeded` and what :meth:`SnapshotStore.begin` does. Blocks.
@@ -58,7 +58,9 @@ def import_snapshot(
             raise SnapshotCorrupt(ARCHIVE, f"it cannot be unpacked: {error}") from None
 
 
-def _import(store: SnapshotStore, reader: ArchiveReader, *, scope: str, owner: str, name: str | None) -> Snapshot:
+def _import(
+    store: SnapshotStore, reader: ArchiveReader, *, scope: str | None, owner: str, name: str | None
+) -> Snapshot:
     head = reader.head()
     manifest = head.manifest
     if manifest.kind != store.kind:
@@ -67,7 +69,7 @@ def _import(store: SnapshotStore, reader: ArchiveReader, *, scope: str, owner: s
         raise SnapshotError("it has drives of another host, which are not in it")
     wanted = name or manifest.name
     try:
-        draft = store.begin(name=wanted, scope=scope, owner=owner, expected_bytes=head.expected_bytes)
+        draft = store.begin(name=wanted, scope=scope or manifest.scope, owner=owner, expected_bytes=head.expected_bytes)
     except SnapshotExists:
         raise SnapshotExists(f"there is a snapshot {wanted!r} already; give this one another with --name") from None
     with draft:

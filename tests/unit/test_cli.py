@@ -27,9 +27,10 @@ DEADLINE_S = 60
 
 COMMANDS = [
     ["doctor"], ["image", "build"], ["image", "list"], ["image", "show"], ["image", "rm"], ["install"], ["uninstall"],
-    ["execute"], ["ps"], ["gc"], ["schema"], ["firecracker", "install"],
+    ["execute"], ["ps"], ["gc"], ["schema"], ["firecracker", "install"], ["snapshot", "list"], ["snapshot", "show"],
+    ["snapshot", "rm"], ["snapshot", "rename"], ["snapshot", "export"], ["snapshot", "import"],
 ]  # fmt: skip
-GROUPS: list[list[str]] = [[], ["image"], ["firecracker"]]
+GROUPS: list[list[str]] = [[], ["image"], ["firecracker"], ["snapshot"]]
 
 
 @pytest.fixture(autouse=True)
