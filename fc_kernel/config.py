@@ -60,6 +60,27 @@ class FcKernelConfig(Configurable):
         config=True
     )
 
+    templates = Bool(True, help="Start kernels from a snapshot of a freshly started one, made at the first start.").tag(
+        config=True
+    )
+    template_imports = List(
+        Unicode(),
+        ["numpy", "pandas", "matplotlib.pyplot"],
+        help="Modules that a template's Python has imported; one that the image lacks is left out.",
+    ).tag(config=True)
+    pool_size = Integer(0, min=0, help="How many restored VMs stand ready for each image and shape that was used.").tag(
+        config=True
+    )
+    pool_mem_size_mib = Integer(help="Most memory in MiB that the VMs which stand ready may have together.").tag(
+        config=True
+    )
+    max_snapshots = Integer(200, min=0, help="Most snapshots that a user may keep.").tag(config=True)
+    max_snapshot_bytes = Integer(64 << 30, min=0, help="Most bytes on disk that a user's snapshots may take.").tag(
+        config=True
+    )
+    min_free_bytes = Integer(1 << 30, min=0, help="Bytes that a snapshot must leave free on the disk.").tag(config=True)
+    max_forks = Integer(16, min=1, help="Most kernels that one %fork may make.").tag(config=True)
+
     @default("max_vcpu_count")
     def _max_vcpu_count(self) -> int:
         # Firecracker's limit is 32; more vCPUs than the host has only compete with each other.
@@ -68,6 +89,10 @@ class FcKernelConfig(Configurable):
     @default("max_mem_size_mib")
     def _max_mem_size_mib(self) -> int:
         return int(HOST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20
+
+    @default("pool_mem_size_mib")
+    def _pool_mem_size_mib(self) -> int:
+        return self.max_mem_size_mib // 4
 
     @property
     def effective_minimum_tier(self) -> Tier:

@@ -16,7 +16,8 @@ from .channels.endpoints import CHANNELS, ClientEndpoints
 from .config import FcKernelConfig, load_config
 from .errors import FcKernelError, StateError
 from .host.engine import Engine
-from .host.session import KernelRequest, KernelSession
+from .host.session import KernelSession
+from .host.starting import KernelRequest
 from .paths import RunDir, new_vm_id
 from .sources import guest_environment, resolve_settings
 

@@ -43,6 +43,11 @@ class Engine:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._closers: set[Closing] = set()
+        self._kernels: dict[str, Any] = {}
+        #: What sessions have in common, by a name of its own; on the loop.
+        self.shared_things: dict[str, Any] = {}
+        #: Makes the kernels of a fork, in place of :func:`~fc_kernel.host.forks.standalone`; a server's way of having them.
+        self.forker: Any = None
         self._thread = threading.Thread(target=self._run, name="fc-kernel-engine", daemon=True)
         self._thread.start()
         with contextlib.suppress(Exception):
@@ -94,6 +99,24 @@ class Engine:
     def release(self, session: Closing) -> None:
         """The session is closed."""
         self._closers.discard(session)
+
+    def register(self, kernel_id: str, session: Any) -> None:
+        """A kernel by its id, until it is released; an id that is empty names none."""
+        if kernel_id:
+            self._kernels[kernel_id] = session
+
+    def unregister(self, kernel_id: str, session: Any) -> None:
+        """The kernel is gone, unless another has its id by now."""
+        if self._kernels.get(kernel_id) is session:
+            del self._kernels[kernel_id]
+
+    def session_of(self, kernel_id: str) -> Any:
+        """The session of a kernel, from any thread; ``None`` when no microVM of this process runs it."""
+        return self._kernels.get(kernel_id)
+
+    def sessions(self) -> list[Any]:
+        """All sessions that have a kernel's id, from any thread."""
+        return list(self._kernels.values())
 
     def close(self) -> None:
         """End all VMs and the thread; may be called twice."""

@@ -1,4 +1,4 @@
-"""One booted guest: its run directory, its monitor, its agent. Made whole or not at all."""
+"""One guest that runs: its run directory, its monitor, its agent. Made whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..config import FcKernelConfig
 from ..errors import (
@@ -22,16 +22,24 @@ from ..errors import (
     LaunchError,
     MonitorExited,
     ProtocolError,
+    StateError,
 )
 from ..paths import RunDir, cache_dir, new_vm_id
 from ..resolve import Resolved
 from ..spec import VmSpec
-from ..vmm.base import BootPlan, Vmm, VmmState
+from ..vmm.base import BootPlan, Capability, Vmm, VmmState
 from ..vmm.console import without_controls
 from ..vsock.ports import CONTROL_PORT, PROTOCOL_VERSION
 from .dial import dial_until
+from .identity import host_for
 from .rpc import AgentClient
-from .select import choose_monitor
+from .select import Choice, choose_monitor
+
+if TYPE_CHECKING:
+    from ..images.store import Image
+    from ..snapshots.compat import Host
+    from ..snapshots.holding import Hold
+    from ..snapshots.snapshot import Snapshot
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -54,14 +62,57 @@ class GuestFacts:
     mem_total_mib: int
 
 
-class Machine:
-    """A running guest whose agent has answered; :meth:`boot` makes it, :meth:`aclose` ends it."""
+@dataclass(frozen=True)
+class GuestKernel:
+    """The kernel process that a snapshot brought with it, under the number that the guest's agent has for it."""
 
-    def __init__(self, vmm: Vmm, agent: AgentClient, facts: GuestFacts, undo: contextlib.AsyncExitStack) -> None:
+    instance: int
+    key: bytes
+    execution_count: int = 0
+    #: The id of the request whose cell took the snapshot.
+    cell: str | None = None
+
+
+@dataclass
+class Origin:
+    """How a machine came to be, and which snapshot its state stands on."""
+
+    started: Literal["cold", "template", "pool", "snapshot"]
+    #: What was loaded, or saved, last: what changes since then is what a diff holds.
+    base: Snapshot | None = None
+    #: The user's snapshot that the state stands on; a template is none.
+    current: Snapshot | None = None
+    #: The generation of the snapshot that was loaded.
+    generation: int = 0
+    kernel: GuestKernel | None = None
+    #: Lets go of ``base``.
+    release: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+class Machine:
+    """A running guest whose agent has answered; :meth:`boot` makes it, :meth:`aclose` ends it.
+
+    ``on_notification(method, params)`` and ``on_agent_lost(reason, fatal)`` are whoever's the machine is; they run on the
+    loop.
+    """
+
+    def __init__(self, vmm: Vmm, undo: contextlib.AsyncExitStack, origin: Origin, host: Host) -> None:
         self.vmm = vmm
-        self.agent = agent
-        self.facts = facts
-        self._undo = undo
+        self.origin = origin
+        #: What a snapshot of this machine has to fit.
+        self.host = host
+        self.facts: GuestFacts | None = None
+        self.started_at = time.monotonic()
+        self.on_notification: Callable[[str, dict[str, Any]], None] = lambda _method, _params: None
+        self.on_agent_lost: Callable[[str, bool], None] = lambda _reason, _fatal: None
+        #: Loaded, its kernel frozen, until somebody tells it who it is now.
+        self.asleep = False
+        #: The highest number that a kernel process in it has had.
+        self.last_instance = 0
+        self._agent: AgentClient | None = None
+        self._undo = contextlib.AsyncExitStack()
+        undo.callback(self._let_go)
+        undo.push_async_callback(self._hang_up)
 
     @classmethod
     async def boot(
@@ -70,8 +121,7 @@ class Machine:
         config: FcKernelConfig,
         *,
         labels: dict[str, str],
-        on_notification: Callable[[str, dict[str, Any]], None],
-        on_agent_lost: Callable[[str], None],
+        choice: Choice | None = None,
     ) -> Machine:
         """Boot and greet the agent, within ``resolved.start_timeout_s``.
 
@@ -80,47 +130,74 @@ class Machine:
         """
         loop = asyncio.get_running_loop()
         # Both look at files, and the first one also asks programs for their version and KVM for its speed.
-        choice = await loop.run_in_executor(None, choose_monitor, resolved, config)
-        spec, initrd = await loop.run_in_executor(None, _with_image, resolved)
+        if choice is None:
+            choice = await loop.run_in_executor(None, choose_monitor, resolved, config)
+        spec, initrd, image = await loop.run_in_executor(None, with_image, resolved)
         async with contextlib.AsyncExitStack() as undo:
-            vm_id = new_vm_id()
-            run_dir = RunDir.create(vm_id)
-            undo.callback(run_dir.remove)
-            plan = BootPlan(
-                vm_id=vm_id,
-                spec=spec,
-                run_dir=run_dir.path,
-                initrd=initrd,
-                start_timeout_s=resolved.start_timeout_s,
-                labels=labels,
-            )
-            vmm = choice.make(plan)
-            undo.push_async_callback(vmm.aclose)
-            try:
-                async with asyncio.timeout(resolved.start_timeout_s):
-                    await vmm.start()
-                    _check_tier(vmm, resolved)
-                    sock = await _unless_exited(vmm, dial_until(vmm.uds_path, CONTROL_PORT))
-                    agent = AgentClient(sock, on_notification=on_notification, on_lost=on_agent_lost)
-                    undo.push_async_callback(agent.aclose)
-                    facts = await _greet(agent)
-            except TimeoutError:
-                raise AgentUnreachable(
-                    f"the guest did not answer within {resolved.start_timeout_s:g} s (start_timeout_s)",
-                    console=vmm.console_tail(),
-                ) from None
-            except MonitorExited as error:
-                raise LaunchError(f"the guest ended while it booted: {error}", console=vmm.console_tail()) from error
-            except (ProtocolError, AgentError, AgentUnreachable) as error:
-                raise AgentUnreachable(
-                    f"the guest booted but is of no use: {error}", console=vmm.console_tail()
-                ) from error
-            return cls(vmm, agent, facts, undo.pop_all())
+            vmm = prepare(undo, choice, spec, initrd=initrd, timeout_s=resolved.start_timeout_s, labels=labels)
+            machine = cls(vmm, undo, Origin("cold"), host_for(choice, image))
+            async with up_within(vmm, resolved.start_timeout_s):
+                await vmm.start()
+                check_tier(vmm, resolved)
+                await machine.connect()
+                machine.facts = await _greet(machine.agent)
+            machine.own(undo.pop_all())
+            return machine
+
+    def own(self, undo: contextlib.AsyncExitStack) -> None:
+        """What :meth:`aclose` releases, from whoever has made the machine."""
+        self._undo = undo
+
+    def _let_go(self) -> None:
+        self.origin.release.close()
+
+    def stands_on(self, snapshot: Snapshot, hold: Hold) -> None:
+        """The state is that of a snapshot that was just taken: diffs are on that from now on."""
+        self._let_go()
+        origin = self.origin
+        origin.release = contextlib.ExitStack()
+        origin.release.callback(hold.close)
+        origin.base = snapshot
+        if snapshot.kind == "snapshot":
+            origin.current = snapshot
+
+    @property
+    def agent(self) -> AgentClient:
+        """The guest's agent; raises :class:`~fc_kernel.errors.StateError` while nobody has dialled it."""
+        if self._agent is None:
+            raise StateError("the guest's agent is not connected")
+        return self._agent
+
+    @property
+    def connected(self) -> bool:
+        """Whether the agent was dialled and the connection stands."""
+        return self._agent is not None and self._agent.alive
+
+    async def connect(self) -> None:
+        """Dial the agent, again if need be; the caller has the deadline, unless the monitor ends."""
+        await self._hang_up()
+        sock = await _unless_exited(self.vmm, dial_until(self.vmm.uds_path, CONTROL_PORT))
+        self._agent = AgentClient(
+            sock,
+            on_notification=self._notified,
+            on_lost=self._lost,
+        )
+
+    def _notified(self, method: str, params: dict[str, Any]) -> None:
+        self.on_notification(method, params)
+
+    def _lost(self, reason: str, fatal: bool) -> None:
+        self.on_agent_lost(reason, fatal)
+
+    async def _hang_up(self) -> None:
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            await agent.aclose()
 
     async def aclose(self) -> None:
         """End the guest and release everything, even if it is cancelled; may be called twice."""
         try:
-            if self.vmm.state is VmmState.RUNNING and _keeps_data(self.vmm.plan.spec):
+            if self.vmm.state is VmmState.RUNNING and self.keeps_data and self.connected:
                 await self._power_off()
         finally:
             await self._undo.aclose()
@@ -145,6 +222,17 @@ class Machine:
             "FC_KERNEL_MEM_SIZE_MIB": str(plan.spec.mem_size_mib),
         }
 
+    @property
+    def keeps_data(self) -> bool:
+        """Whether the guest may write to something that outlives it; its overlay does not."""
+        spec = self.vmm.plan.spec
+        return spec.rootfs_read_only is False or any(not drive.is_read_only for drive in spec.extra_drives or ())
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether a pause and a snapshot leave connections as they are."""
+        return Capability.SNAPSHOT_KEEPS_CONNECTIONS in self.vmm.capabilities
+
     async def healthy(self) -> bool:
         """Whether the guest answers."""
         try:
@@ -154,10 +242,47 @@ class Machine:
         return True
 
 
-def _with_image(resolved: Resolved) -> tuple[VmSpec, Path | None]:
+def prepare(
+    undo: contextlib.AsyncExitStack,
+    choice: Choice,
+    spec: VmSpec,
+    *,
+    initrd: Path | None,
+    timeout_s: float,
+    labels: dict[str, str],
+) -> Vmm:
+    """A monitor that is not started, in a fresh run directory; ``undo`` releases both."""
+    vm_id = new_vm_id()
+    run_dir = RunDir.create(vm_id)
+    undo.callback(run_dir.remove)
+    plan = BootPlan(
+        vm_id=vm_id, spec=spec, run_dir=run_dir.path, initrd=initrd, start_timeout_s=timeout_s, labels=labels
+    )
+    vmm = choice.make(plan)
+    undo.push_async_callback(vmm.aclose)
+    return vmm
+
+
+@contextlib.asynccontextmanager
+async def up_within(vmm: Vmm, timeout_s: float) -> AsyncIterator[None]:
+    """A start's deadline; whatever goes wrong becomes a :class:`~fc_kernel.errors.LaunchError` with the console's end."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise AgentUnreachable(
+            f"the guest did not answer within {timeout_s:g} s (start_timeout_s)", console=vmm.console_tail()
+        ) from None
+    except MonitorExited as error:
+        raise LaunchError(f"the guest ended while it booted: {error}", console=vmm.console_tail()) from error
+    except (ProtocolError, AgentError, AgentUnreachable) as error:
+        raise AgentUnreachable(f"the guest booted but is of no use: {error}", console=vmm.console_tail()) from error
+
+
+def with_image(resolved: Resolved) -> tuple[VmSpec, Path | None, Image | None]:
     """The spec with what the image brings; hashes the image's files, so it runs off the loop."""
     if resolved.monitor == "fake":
-        return resolved.spec, None
+        return resolved.spec, None, None
     from ..images.initramfs import boot_initrd
     from ..images.store import ImageStore
 
@@ -174,15 +299,10 @@ def _with_image(resolved: Resolved) -> tuple[VmSpec, Path | None]:
             "track_dirty_pages": True if given.track_dirty_pages is None else given.track_dirty_pages,
         }
     )
-    return spec, boot_initrd(image, cache_dir())
+    return spec, boot_initrd(image, cache_dir()), image
 
 
-def _keeps_data(spec: VmSpec) -> bool:
-    """Whether the guest may write to something that outlives it; its overlay does not."""
-    return spec.rootfs_read_only is False or any(not drive.is_read_only for drive in spec.extra_drives or ())
-
-
-def _check_tier(vmm: Vmm, resolved: Resolved) -> None:
+def check_tier(vmm: Vmm, resolved: Resolved) -> None:
     """What counts is the running process, not what was expected of the host."""
     if vmm.tier.rank < resolved.minimum_tier.rank:
         raise IsolationUnavailable(

@@ -61,14 +61,17 @@ class RpcCodec:
 
 
 class AgentClient:
-    """The control connection. ``on_notification(method, params)`` and ``on_lost(reason)`` run on the loop."""
+    """The control connection. ``on_notification(method, params)`` and ``on_lost(reason, fatal)`` run on the loop.
+
+    A loss is fatal, and dialling again of no use, when the guest broke the protocol.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
         *,
         on_notification: Callable[[str, dict[str, Any]], None],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[str, bool], None],
     ) -> None:
         self._sock = sock
         self._codec = RpcCodec()
@@ -80,8 +83,18 @@ class AgentClient:
         self._write_lock = asyncio.Lock()
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="agent-control")
 
-    async def call(self, method: str, *, timeout_s: float, **params: Any) -> Any:
-        """Call a method; raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.AgentUnreachable`."""
+    @property
+    def alive(self) -> bool:
+        """Whether the connection stands."""
+        return not self._reader.done()
+
+    async def call(self, method: str, *, timeout_s: float, within_s: float | None = None, **params: Any) -> Any:
+        """Call a method; raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.AgentUnreachable`.
+
+        ``timeout_s`` is ours; ``within_s`` is what the agent is told as its own (``timeout_s`` on the wire).
+        """
+        if within_s is not None:
+            params["timeout_s"] = within_s
         number, data = self._codec.request(method, params)
         if self._reader.done():
             raise AgentUnreachable(f"{method}: the connection to the guest agent is gone")
@@ -101,7 +114,7 @@ class AgentClient:
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
-        reason = "closed by the guest"
+        reason, fatal = "closed by the guest", False
         try:
             while data := await loop.sock_recv(self._sock, READ_BYTES):
                 for message in self._codec.receive_data(data):
@@ -109,12 +122,12 @@ class AgentClient:
                 # Receiving does not yield while there is something to receive: a flood would have the loop for itself.
                 await asyncio.sleep(0)
         except (OSError, RemoteProtocolError) as error:
-            reason = str(error)
+            reason, fatal = str(error), isinstance(error, RemoteProtocolError)
         finally:
             for answer in self._waiting.values():
                 if not answer.done():
                     answer.set_exception(AgentUnreachable(f"the connection to the guest agent is gone: {reason}"))
-        self._on_lost(reason)
+        self._on_lost(reason, fatal)
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "method" in message:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +24,9 @@ class Choice:
     monitor: str
     tier: Tier
     make: MakeVmm
+    version: str = ""
+    #: Whether it can save and load; whether a loaded VM needs more is for its driver to say.
+    snapshots: bool = True
 
 
 def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
@@ -48,13 +53,14 @@ def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
     if monitor == "fake":
         from ..testing.fake_vmm import FakeVmm
 
-        return Choice("fake", Tier.NONE, FakeVmm)
+        scripted = os.environ.get("FC_KERNEL_FAKE_GUEST") == "scripted"
+        return Choice("fake", Tier.NONE, FakeVmm, platform.python_version(), snapshots=scripted)
     reasons = []
     kvm = probe_kvm()
     if monitor in ("auto", "firecracker"):
         if kvm.usable:
             try:
-                return Choice("firecracker", Tier.KVM, _firecracker(config))
+                return Choice("firecracker", Tier.KVM, *_firecracker(config))
             except ConfigError as error:
                 reasons.append(f"firecracker: {error}")
         else:
@@ -62,22 +68,22 @@ def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
     if monitor in ("auto", "qemu"):
         try:
             tier = Tier.KVM if kvm.usable else Tier.EMULATED
-            return Choice("qemu", tier, _qemu(config, accelerated=kvm.usable))
+            return Choice("qemu", tier, *_qemu(config, accelerated=kvm.usable))
         except ConfigError as error:
             reasons.append(f"qemu: {error}")
     raise MonitorUnavailable("no monitor can run here; " + "; ".join(reasons) + "; see `fc-kernel doctor`")
 
 
-def _firecracker(config: FcKernelConfig) -> MakeVmm:
+def _firecracker(config: FcKernelConfig) -> tuple[MakeVmm, str]:
     from ..vmm.firecracker.driver import FirecrackerVmm, find_firecracker
 
     program = find_firecracker(config.firecracker_path or None)
-    return lambda plan: FirecrackerVmm(plan, program)
+    return lambda plan: FirecrackerVmm(plan, program), program.version
 
 
-def _qemu(config: FcKernelConfig, *, accelerated: bool) -> MakeVmm:
+def _qemu(config: FcKernelConfig, *, accelerated: bool) -> tuple[MakeVmm, str]:
     from ..vmm.qemu.driver import QemuVmm
     from ..vmm.qemu.program import find_qemu
 
     program = find_qemu(config.qemu_path or None)
-    return lambda plan: QemuVmm(plan, program, accelerated=accelerated)
+    return lambda plan: QemuVmm(plan, program, accelerated=accelerated), program.version

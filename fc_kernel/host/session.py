@@ -4,43 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import secrets
 import signal
-import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
+from ..channels.answers import Rollback
 from ..channels.endpoints import ClientEndpoints
 from ..config import FcKernelConfig
 from ..errors import AgentError, AgentUnreachable, FcKernelError, KernelStartError, MonitorError, StateError
 from ..paths import RunDir
 from ..resolve import Resolved
+from . import wishes
+from .branches import Branches
+from .checkpoint import Taken
 from .engine import Engine
-from .lifecycle import Phase, following
+from .lifecycle import Phase
 from .machine import AGENT_TIMEOUT_S, Machine
+from .standing import Observer, Standing
+from .starting import KernelRequest, begin
+from .supply import Supply, shared_supply
+from .vigil import LAST_WORDS_S, Vigil, how_it_ended
 from .wiring import Wiring
 
+if TYPE_CHECKING:
+    from ..snapshots.snapshot import Snapshot
+    from ..spec import SnapshotRef
+    from .forks import ForkInfo
+
 log = logging.getLogger(__name__)
-
-#: What a dying kernel printed last crosses the tunnel after the news of its death; so long we wait for it.
-LAST_WORDS_S = 0.2
-#: How long broken connections to a living guest are dialled again before the guest is given up.
-REDIAL_TIMEOUT_S = 10.0
-REDIAL_EVERY_S = 0.2
-#: A guest says how its kernel ended; what is no wait status becomes 1.
-RETURNCODES = range(-64, 256)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelRequest:
-    """The kernel process to start in the guest; ``argv`` ``None`` is the guest's own ipykernel."""
-
-    resolved: Resolved
-    argv: Sequence[str] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str | None = None
 
 
 class KernelSession:
@@ -58,52 +51,106 @@ class KernelSession:
         endpoint_dir: RunDir | None = None,
     ) -> None:
         """Bind the clients' sockets. ``endpoint_dir`` holds them and is removed with the session; so it is when this fails."""
-        self._engine = engine
+        self.engine = engine
         self._config = config
-        self._labels = dict(labels or {})
+        self.labels = dict(labels or {})
+        self._supply: Supply = shared_supply(engine, config)
+        self.branches = Branches(self, self._supply)
+        self.standing = Standing()
+        self._wish: asyncio.Task[None] | None = None
         self._endpoint_dir = endpoint_dir
-        self._phase = Phase.IDLE
         self._machine: Machine | None = None
-        self._resolved: Resolved | None = None
-        self._instance = 0
-        self._generation = 0
-        self._guest_key = b""
+        self.resolved: Resolved | None = None
+        self.env: Mapping[str, str] = {}
+        self._restored_from: SnapshotRef | None = None
+        self.instance = 0
+        self.generation = 0
+        self.guest_key = b""
         self._tasks: set[asyncio.Task[None]] = set()
         self._starter: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
         #: Whether it was the close that cancelled the starter, not the starter's own caller.
         self._closing_cancelled = False
-        self._redialling = False
+        self._lock = asyncio.Lock()
+        self._vigil = Vigil(self, self._lock)
         self._mourned = True
         self._ended = asyncio.Event()
         self._ended.set()
-        self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         #: Exit status of the last kernel process; ``None`` while one runs or none was started.
         self.returncode: int | None = None
         #: Why it ended, for the log and for clients.
         self.death: str = ""
         try:
-            self._wiring = Wiring(endpoints, key=key, signature_scheme=signature_scheme, on_lost=self._tunnel_lost)
+            self._wiring = Wiring(
+                endpoints, key=key, signature_scheme=signature_scheme, on_lost=self._vigil.tunnel_lost
+            )
         except BaseException:
             if endpoint_dir is not None:
                 endpoint_dir.remove()
             raise
         self.ports = self._wiring.ports
         engine.adopt(self)
+        engine.register(self.labels.get("kernel_id", ""), self)
 
     @property
     def running(self) -> bool:
         """Whether a kernel process runs."""
-        return self._phase is Phase.RUNNING
+        return self.standing.phase is Phase.RUNNING
 
     @property
     def machine(self) -> Machine | None:
         """The guest, if there is one."""
         return self._machine
 
-    def _enter(self, phase: Phase) -> None:
-        self._phase = following(self._phase, phase)
+    @property
+    def scope(self) -> str:
+        """What the names of this kernel's snapshots are unique in: its notebook, or itself."""
+        named = self.labels.get("scope") or self.labels.get("notebook")
+        return named or f"kernel:{self.labels.get('kernel_id', '')}"
+
+    @property
+    def state(self) -> str:
+        """``booting``, ``running``, ``pausing``, ``restoring``, ``dead`` or ``closed``."""
+        return self.standing.state
+
+    def observe(self, observer: Observer) -> None:
+        """Call ``observer(kind, payload)`` on the loop at each change: ``state``, ``snapshot``, ``restore``, ``fork``."""
+        self.standing.observe(observer)
+
+    def running_machine(self) -> Machine:
+        """The machine of a kernel that runs; raises :class:`~fc_kernel.errors.StateError`."""
+        if self._machine is None or not self.running:
+            raise StateError("no kernel runs here")
+        return self._machine
+
+    async def take_snapshot(
+        self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
+    ) -> Taken:
+        """Save the machine as it is; raises :class:`~fc_kernel.errors.FcKernelError`, and the kernel goes on."""
+        async with self._lock:
+            with self.standing.busy("pausing"):
+                return await self.branches.take(name, description, notebook=notebook, going_on=self._after_capture)
+
+    async def _after_capture(self) -> None:
+        self.standing.goes_on()
+        machine = self._machine
+        if machine is not None and machine.vmm.pid is not None and not machine.keeps_connections:
+            await self.attach(machine)
+
+    async def restore(self, ref: str, *, same_seed: bool = False, asker: str | None = None) -> Snapshot:
+        """Put the kernel back; ``asker`` is the request whose cell asks for it. On an error it goes on as it was."""
+        async with self._lock:
+            with self.standing.busy("restoring"):
+                return await self.branches.restore(ref, same_seed=same_seed, asker=asker)
+
+    async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> list[ForkInfo]:
+        """Kernels of their own from this instant, or from the snapshot ``ref``."""
+        return await self.branches.fork(count, name, ref=ref)
+
+    def info(self) -> dict[str, Any]:
+        """What is shown of the machine; on the loop."""
+        return self.branches.info()
 
     async def start(self, request: KernelRequest) -> None:
         """Start a kernel process: in the machine that is there if it is healthy and as requested, else in a fresh one.
@@ -111,25 +158,27 @@ class KernelSession:
         Raises :class:`~fc_kernel.errors.FcKernelError`; then neither a kernel process nor a machine is left.
         """
         async with self._lock:
-            self._enter(Phase.STARTING)
+            self.standing.enter(Phase.STARTING)
             self._starter = asyncio.current_task()
-            self._cancel("linger", "mourn")
+            for task in self._tasks:
+                if task.get_name() in ("linger", "mourn"):
+                    task.cancel()
             try:
                 await self._wiring.link()
                 await self._mourn()
                 machine = await self._machine_for(request)
                 await self._start_kernel(machine, request)
-                self._enter(Phase.RUNNING)
+                self.standing.enter(Phase.RUNNING)
             except BaseException as error:
                 await self._drop_machine()
                 if (
-                    self._phase is Phase.CLOSED
+                    self.standing.phase is Phase.CLOSED
                     and isinstance(error, asyncio.CancelledError)
                     and self._closing_cancelled
                 ):
                     raise StateError("the session was closed while it started") from None
-                if self._phase is not Phase.CLOSED:
-                    self._enter(Phase.IDLE)
+                if self.standing.phase is not Phase.CLOSED:
+                    self.standing.enter(Phase.IDLE)
                 raise
             finally:
                 self._starter = None
@@ -137,42 +186,40 @@ class KernelSession:
     async def _machine_for(self, request: KernelRequest) -> Machine:
         machine = self._machine
         if machine is not None:
-            same = request.resolved == self._resolved and self._config.keep_vm_on_restart
+            same = request.resolved == self.resolved and self._config.keep_vm_on_restart
             if same and await machine.healthy():
                 return machine
             await self._drop_machine()
-        machine = await Machine.boot(
-            request.resolved,
-            self._config,
-            labels=self._labels,
-            on_notification=self._notified,
-            on_agent_lost=self._agent_lost,
-        )
-        self._machine = machine
-        self._resolved = request.resolved
-        self._spawn(self._watch(machine), "watch")
-        vmm = machine.vmm
-        release = machine.facts.kernel_release
-        log.info("VM %s: %s %s, tier %s, guest kernel %s", vmm.plan.vm_id, vmm.name, vmm.version, vmm.tier, release)
+        self.env = request.env
+        self.resolved = request.resolved
+        ref = request.resolved.spec.restore_from
+        if ref is not None and ref != self._restored_from:
+            machine = await self._supply.from_ref(ref, request.resolved, scope=self.scope, labels=self.labels)
+            # Once: whoever restarts the kernel later wants a fresh one.
+            self._restored_from = ref
+        else:
+            machine = await self._supply.fresh(request.resolved, python=request.argv is None, labels=self.labels)
+        self._adopt(machine)
         return machine
 
+    def _adopt(self, machine: Machine) -> None:
+        self._machine = machine
+        machine.on_notification = functools.partial(self._notified, machine)
+        machine.on_agent_lost = self._vigil.agent_lost
+        self.spawn(self._vigil.watch(machine), "watch")
+        vmm, started = machine.vmm, machine.origin.started
+        log.info("VM %s: %s %s, tier %s, from: %s", vmm.plan.vm_id, vmm.name, vmm.version, vmm.tier, started)
+
     async def _start_kernel(self, machine: Machine, request: KernelRequest) -> None:
-        self._instance += 1
-        self._generation += 1
-        self._guest_key = secrets.token_hex(16).encode()
+        self.generation = max(self.generation, machine.origin.generation) + 1
         self.returncode = None
         self._ended.clear()
         try:
-            await machine.agent.call(
-                "kernel.start",
-                timeout_s=request.resolved.start_timeout_s,
-                argv=list(request.argv) if request.argv else None,
-                env={**request.env, **machine.environment()},
-                cwd=request.cwd,
-                key=self._guest_key.decode(),
-                instance=self._instance,
-            )
-            await self._attach(machine)
+            begun = await begin(machine, request, generation=self.generation, after=self.instance)
+            self.instance, self.guest_key = begun.instance, begun.key
+            for error in begun.hook_errors:
+                log.warning("kernel %s: on_restore: %s", self.labels.get("kernel_id", ""), error)
+            await self.attach(machine)
         except AgentError as error:
             self._never_ran()
             raise KernelStartError(f"the kernel did not start in the guest: {error}") from error
@@ -186,45 +233,66 @@ class KernelSession:
         if self._ended.is_set():
             raise KernelStartError(f"{self.death} as soon as it had started", console=machine.vmm.console_tail())
 
+    async def replace_machine(self, machine: Machine, generation: int, rollback: Rollback) -> None:
+        """Put a machine that is awake in the place of the present one, which is ended; within the session's lock."""
+        kernel, old = machine.origin.kernel, self._machine
+        assert kernel is not None  # noqa: S101 - the caller has looked
+        if not self.running:
+            await machine.aclose()
+            raise StateError("the kernel ended while it was restored")
+        self._adopt(machine)
+        self.generation, self.instance, self.guest_key = generation, kernel.instance, kernel.key
+        machine.last_instance = kernel.instance
+        try:
+            await self._wiring.attach(
+                machine.vmm.uds_path, guest_key=self.guest_key, generation=generation, rollback=rollback
+            )
+        except BaseException:
+            # The past is gone, and what waits for it has to be told; the new machine lives, and is dialled again.
+            with contextlib.suppress(FcKernelError):
+                await self._wiring.detach(rollback.reason)
+            self._vigil.tunnel_lost("the restored guest took no connection")
+            raise
+        finally:
+            if old is not None:
+                await old.aclose()
+
     def _never_ran(self) -> None:
         if not self._ended.is_set():
             self.returncode = -signal.SIGKILL
             self._ended.set()
 
-    async def _attach(self, machine: Machine) -> None:
-        await self._wiring.attach(machine.vmm.uds_path, guest_key=self._guest_key, generation=self._generation)
+    async def attach(self, machine: Machine) -> None:
+        """Connect the channels to the machine in the present generation."""
+        await self._wiring.attach(machine.vmm.uds_path, guest_key=self.guest_key, generation=self.generation)
 
-    async def _watch(self, machine: Machine) -> None:
-        """A machine's end is its kernel's end."""
-        exit_ = await machine.vmm.wait()
-        if machine is self._machine:
-            self._kernel_ended(exit_.returncode or -signal.SIGKILL, f"the microVM ended: {exit_}", linger_s=0.0)
-
-    def _notified(self, method: str, params: dict[str, Any]) -> None:
-        if method != "kernel.exited" or params.get("instance") != self._instance:
+    def _notified(self, machine: Machine, method: str, params: dict[str, Any]) -> None:
+        if machine is not self._machine or params.get("instance") != self.instance:
             return
-        returncode = params.get("returncode")
-        if type(returncode) is not int or returncode not in RETURNCODES:
-            returncode = 1
-        how = f"was killed by signal {-returncode}" if returncode < 0 else f"ended with status {returncode}"
-        why = (
-            "the guest ran out of memory and the kernel process" if params.get("oom") is True else "the kernel process"
-        )
-        self._kernel_ended(returncode, f"{why} {how}", linger_s=self._config.restart_linger_s)
+        if method == "kernel.request":
+            # One at a time: a cell waits for the answer, and a guest that does not is not served.
+            if self._wish is None or self._wish.done():
+                self._wish = self.spawn(wishes.serve(self, machine, params), "wish")
+            return
+        if method != "kernel.exited":
+            return
+        returncode, how = how_it_ended(params)
+        self.kernel_ended(returncode, how, linger_s=self._config.restart_linger_s)
 
-    def _kernel_ended(self, returncode: int, reason: str, *, linger_s: float) -> None:
+    def kernel_ended(self, returncode: int, reason: str, *, linger_s: float) -> None:
+        """The kernel process has ended; its machine is kept for ``linger_s``, in case of a restart."""
         # A dead kernel's machine waits a while for a restart, which may never come; a dead machine does not.
-        self._spawn(self._drop_machine_later(linger_s), "linger")
+        self.spawn(self._drop_machine_later(linger_s), "linger")
         if self._ended.is_set():
             return
         self.returncode = returncode
         self.death = reason
         self._mourned = False
         self._ended.set()
-        log.info("kernel %s: %s", self._labels.get("kernel_id", ""), reason)
-        if self._phase is Phase.RUNNING:
-            self._enter(Phase.IDLE)
-            self._spawn(self._mourn_later(), "mourn")
+        log.info("kernel %s: %s", self.labels.get("kernel_id", ""), reason)
+        if self.standing.phase is Phase.RUNNING:
+            self.standing.enter(Phase.IDLE)
+            self.spawn(self._mourn_later(), "mourn")
 
     async def _mourn_later(self) -> None:
         await asyncio.sleep(LAST_WORDS_S)
@@ -240,49 +308,8 @@ class KernelSession:
         machine = self._machine
         await asyncio.sleep(delay_s)
         async with self._lock:
-            if machine is self._machine and self._phase is Phase.IDLE:
+            if machine is self._machine and self.standing.phase is Phase.IDLE:
                 await self._drop_machine()
-
-    def _tunnel_lost(self, reason: str, fatal: bool = False) -> None:
-        if fatal and self._machine is not None:
-            self._spawn(self._give_up(self._machine, reason), "give-up")
-        elif self.running and not self._redialling:
-            self._redialling = True
-            self._spawn(self._redial(reason), "redial")
-
-    def _agent_lost(self, reason: str) -> None:
-        if self._machine is not None:
-            self._spawn(self._give_up(self._machine, f"the control connection broke: {reason}"), "give-up")
-
-    async def _redial(self, reason: str) -> None:
-        """The guest lives but its connections broke: carry on where they were, or give the guest up."""
-        machine, instance = self._machine, self._instance
-        end = time.monotonic() + REDIAL_TIMEOUT_S
-        try:
-            while machine is not None:
-                async with self._lock:
-                    if machine is not self._machine or instance != self._instance or not self.running:
-                        return
-                    try:
-                        await self._attach(machine)
-                    except FcKernelError as error:
-                        reason = f"{reason}; {error}" if time.monotonic() > end else reason
-                    else:
-                        return
-                if time.monotonic() > end:
-                    await self._give_up(machine, reason)
-                    return
-                await asyncio.sleep(REDIAL_EVERY_S)
-        finally:
-            self._redialling = False
-
-    async def _give_up(self, machine: Machine, reason: str) -> None:
-        # The monitor's own end breaks the connections, too, and is the better explanation.
-        await asyncio.sleep(LAST_WORDS_S)
-        if machine is self._machine and machine.vmm.pid is not None:
-            log.warning("VM %s is ended: %s", machine.vmm.plan.vm_id, reason)
-            self._kernel_ended(-signal.SIGKILL, f"the microVM was ended: {reason}", linger_s=0.0)
-            await machine.vmm.kill()
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group; nothing happens when none runs."""
@@ -330,9 +357,10 @@ class KernelSession:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._enter(Phase.CLOSED)
+        self.standing.enter(Phase.CLOSED)
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self._engine.release, self)
+            stack.callback(self.engine.release, self)
+            stack.callback(self.engine.unregister, self.labels.get("kernel_id", ""), self)
             if self._endpoint_dir is not None:
                 stack.callback(self._endpoint_dir.remove)
             stack.push_async_callback(self._wiring.aclose)
@@ -358,23 +386,20 @@ class KernelSession:
         with contextlib.suppress(FcKernelError):
             await self._mourn()
 
-    def _cancel(self, *names: str) -> None:
-        for task in self._tasks:
-            if task.get_name() in names:
-                task.cancel()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        if self._phase is Phase.CLOSED:
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """A supervised task, which ends with the session at the latest; ``None`` when that is closed."""
+        if self.standing.phase is Phase.CLOSED:
             coroutine.close()
-            return
+            return None
         task = self._loop.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, (StateError, MonitorError)) and self._phase is Phase.CLOSED:
+        if isinstance(error, (StateError, MonitorError)) and self.standing.phase is Phase.CLOSED:
             return
         if error is not None:
             log.error("session task %s failed: %s", task.get_name(), error, exc_info=error)

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from ..channels.answers import Rollback
 from ..channels.endpoints import ClientEndpoints
 from ..channels.switchboard import Switchboard
 from ..errors import AgentUnreachable, FcKernelError, StateError
@@ -45,7 +46,9 @@ class Wiring:
         self.ports = self._switchboard.start()
         self._closed = False
 
-    async def attach(self, uds_path: Path, *, guest_key: bytes, generation: int) -> None:
+    async def attach(
+        self, uds_path: Path, *, guest_key: bytes, generation: int, rollback: Rollback | None = None
+    ) -> None:
         """Connect all channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
         self._check()
         async with asyncio.timeout(ANSWER_TIMEOUT_S) as deadline:
@@ -61,7 +64,8 @@ class Wiring:
             for sock in sockets.values():
                 sock.close()
             raise
-        await self._answer("attach", self._switchboard.attach(sockets, guest_key=guest_key, generation=generation))
+        attached = self._switchboard.attach(sockets, guest_key=guest_key, generation=generation, rollback=rollback)
+        await self._answer("attach", attached)
 
     async def detach(self, reason: str | None = None) -> None:
         """Let go of the guest; with a reason, what waits for an answer gets it as an error."""

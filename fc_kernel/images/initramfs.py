@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -78,13 +79,24 @@ def load_order(modules_dir: Path, wanted: Iterable[str]) -> list[Path]:
     return [modules_dir / name for name in order]
 
 
+@functools.cache
+def _agent() -> bytes:
+    """The archive with the agent, which is this package's own; it does not change while the process lives."""
+    return archive({f"fc/{name}": Entry(data) for name, data in guest_files().items()})
+
+
+def agent_digest(image: Image) -> str:
+    """What distinguishes the first programs of a guest of this image: its initramfs and the agent."""
+    return hashlib.sha256(image.manifest.part("initrd").sha256.encode() + _agent()).hexdigest()
+
+
 def boot_initrd(image: Image, cache_dir: Path) -> Path:
     """The image's initramfs followed by an archive with the agent, in the cache under the digest of both.
 
     The kernel unpacks one archive after the other, so the agent is always this package's own.
     """
-    agent = archive({f"fc/{name}": Entry(data) for name, data in guest_files().items()})
-    digest = hashlib.sha256(image.manifest.part("initrd").sha256.encode() + agent).hexdigest()
+    agent = _agent()
+    digest = agent_digest(image)
     directory = cache_dir / "initrd"
     target = directory / f"{digest}.img"
     content = None

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ def read_entry(run_dir: Path) -> JournalEntry | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return entry if entry.vm_id == run_dir.name and _well_formed(entry) else None
+
+
+def relabel(run_dir: Path, labels: dict[str, str]) -> None:
+    """The VM is somebody else's now: write its entry with other labels; raises :class:`OSError`."""
+    entry = read_entry(run_dir)
+    if entry is not None:
+        replace(entry, labels=labels, kernel_id=labels.get("kernel_id", "")).write(run_dir)
 
 
 def _well_formed(entry: JournalEntry) -> bool:

@@ -200,7 +200,7 @@ async def test_guest_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monk
     double = Double.make(tmp_path, "1.16.1")
     choice = Choice("firecracker", Tier.KVM, lambda plan: FirecrackerVmm(plan, double.program))
     monkeypatch.setattr(machine, "choose_monitor", lambda *_: choice)
-    monkeypatch.setattr(machine, "_with_image", lambda _resolved: (SPEC, None))
+    monkeypatch.setattr(machine, "with_image", lambda _resolved: (SPEC, None, None))
     resolved = Resolved(
         spec=SPEC,
         image="default",
@@ -210,8 +210,6 @@ async def test_guest_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monk
         start_timeout_s=START_TIMEOUT_S,
     )
     with pytest.raises(AgentUnreachable, match=f"did not answer within {START_TIMEOUT_S:g} s") as caught:
-        await machine.Machine.boot(
-            resolved, FcKernelConfig(), labels={}, on_notification=lambda *_: None, on_agent_lost=lambda _: None
-        )
+        await machine.Machine.boot(resolved, FcKernelConfig(), labels={})
     assert "guest: booting" in caught.value.console
     assert not [child for child in psutil.Process().children() if child.is_running()]

@@ -58,7 +58,7 @@ class Guest:
         self.client = AgentClient(
             ours,
             on_notification=lambda method, params: self.notified.append((method, params)),
-            on_lost=self.lost.set_result,
+            on_lost=lambda reason, _fatal: self.lost.set_result(reason),
         )
 
     async def receive(self) -> dict[str, Any]:

@@ -112,7 +112,9 @@ async def test_a_flood_ends_the_connection(flooding: Any, data: bytes) -> None:
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     seen: list[str] = []
     client = AgentClient(
-        flooding(data).ours, on_notification=lambda method, _params: seen.append(method), on_lost=lost.set_result
+        flooding(data).ours,
+        on_notification=lambda method, _params: seen.append(method),
+        on_lost=lambda reason, _fatal: lost.set_result(reason),
     )
     client._codec.request("ping", {})  # so that an answer with the number 1 is one to a question
     assert f"over {rpc.MAX_UNAWAITED} unasked messages" in await asyncio.wait_for(lost, DEADLINE_S)
@@ -131,7 +133,7 @@ async def test_others_have_the_loop_too(flooding: Any, monkeypatch: pytest.Monke
         nonlocal seen
         seen += 1
 
-    client = AgentClient(flooding(VALID[2] * 500).ours, on_notification=count, on_lost=lambda _reason: None)
+    client = AgentClient(flooding(VALID[2] * 500).ours, on_notification=count, on_lost=lambda _reason, _fatal: None)
     turns = 0
     while seen < 20_000:
         before = seen
@@ -146,7 +148,7 @@ async def test_an_answer_may_be_anything(flooding: Any) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    client = AgentClient(ours, on_notification=lambda *_: None, on_lost=lambda _reason: None)
+    client = AgentClient(ours, on_notification=lambda *_: None, on_lost=lambda _reason, _fatal: None)
     loop = asyncio.get_running_loop()
     for result in (None, True, [], "text", 1e999, {"a": 10**4000}):
         call = asyncio.ensure_future(client.call("ping", timeout_s=DEADLINE_S))

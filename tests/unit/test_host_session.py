@@ -314,7 +314,7 @@ async def test_broken_tunnels_are_dialled_again(opened: Open) -> None:
 
     async def break_tunnels() -> None:
         await kernel.session._wiring.detach()
-        kernel.session._tunnel_lost("broken by a test")
+        kernel.session._vigil.tunnel_lost("broken by a test")
 
     await kernel.engine.run(break_tunnels())
     assert await kernel.evaluate("kept") == "1"
@@ -338,7 +338,8 @@ async def test_what_a_guest_says_of_its_kernels_end_is_checked(
 ) -> None:
     kernel = await opened(restart_linger_s=0.0)
     await kernel.start()
-    notify = kernel.session._notified
+    assert kernel.session.machine is not None
+    notify = kernel.session.machine.on_notification
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": 99}))
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": [1]}))
     await kernel.on_engine(lambda: notify("something.else", {**params, "instance": 1}))
@@ -368,7 +369,7 @@ async def test_a_silent_guest_is_given_up(opened: Open, monkeypatch: pytest.Monk
     await kernel.engine.run(kernel.session.kill())
     assert await kernel.ended() == -signal.SIGKILL
     await until(lambda: list_entries() == [])
-    assert kernel.session._phase is Phase.IDLE
+    assert kernel.session.standing.phase is Phase.IDLE
 
 
 STALL = """
