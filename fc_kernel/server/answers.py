@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
 
@@ -67,31 +67,35 @@ def _snapshot(host: Host, snapshot: Any, current: Collection[str]) -> Snapshot:
 async def kernel_answer(host: Host, kernel_id: str, session: Session) -> Kernel:
     """One kernel, as its session describes it now."""
 
-    async def ask() -> Mapping[str, Any]:
-        return session.info()
+    async def ask() -> tuple[dict[str, Any], int | None, str | None]:
+        machine, resolved = session.machine, session.resolved
+        return (
+            session.info(),
+            None if machine is None else machine.vmm.pid,
+            None if resolved is None else resolved.network,
+        )
 
-    info = dict(await host.run(ask()))
-    pid = info.get("pid")
-    if info.get("mem_used_mib") is None and isinstance(pid, int):
-        info["mem_used_mib"] = await asyncio.to_thread(used_mib, pid)
-    known = {name: info.get(name) for name in Kernel.model_fields}
-    lineage = [
-        LineageItem(id=item["id"], name=item["name"])
-        if isinstance(item, Mapping)
-        else LineageItem(id="", name=str(item))
-        for item in info.get("lineage") or ()
-    ]
+    info, pid, network = await host.run(ask())
+    current = info.get("current")
     return Kernel(
         **{
-            **known,
+            **{name: info.get(name) for name in Kernel.model_fields},
             "kernel_id": kernel_id,
             "state": state_of(info.get("state")),
             "generation": info.get("generation") or 0,
             "scope": info.get("scope") or f"kernel:{kernel_id}",
             "disk_bytes": info.get("disk_bytes") or 0,
-            "lineage": lineage,
+            "network": network,
+            "mem_used_mib": None if pid is None else await asyncio.to_thread(used_mib, pid),
+            "lineage": [] if current is None else await asyncio.to_thread(_lineage, host, current),
         }
     )
+
+
+def _lineage(host: Host, current: str) -> list[LineageItem]:
+    snapshot = next((each for each in host.store.list() if each.id == current), None)
+    ancestors = [] if snapshot is None else host.store.lineage(snapshot)
+    return [LineageItem(id=each.id, name=each.name) for each in ancestors]
 
 
 def used_mib(pid: int) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TypeVar
 from ..config import FcKernelConfig
 from ..errors import QuotaExceeded
 from ..host.engine import Engine
+from ..host.forks import ForkInfo
 from ..host.identity import owner
 from ..host.stores import snapshot_store
 from ..snapshots.export import export_snapshot, import_snapshot
@@ -39,14 +40,13 @@ class EngineHost:
         session: Session | None = self._engine.session_of(kernel_id)
         return session
 
-    def reference(self, snapshot_id: str) -> Any:
-        """A ``SnapshotRef``; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
-        snapshot = self._store.get(snapshot_id)
-        return {"vm_id": snapshot.manifest.kernel_id or "any", "snapshot_id": snapshot.id}
-
     def set_forker(self, forker: Forker | None) -> None:
-        """What forks are made by from now on."""
+        """What makes a fork from now on."""
         self._engine.forker = forker
+
+    def made(self, *, kernel_id: str, name: str, connection_file: str, url: str) -> ForkInfo:
+        """A fork that runs."""
+        return ForkInfo(kernel_id=kernel_id, name=name, connection_file=connection_file, url=url)
 
     def export(self, snapshot: Any, target: BinaryIO) -> None:
         """Write a snapshot as one file, once it is found to be sound."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jupyter_events import EventLogger
@@ -60,7 +60,7 @@ class Events:
         logger = extension.serverapp.event_logger
         assert logger is not None  # noqa: S101 - a server has one before it loads extensions
         self._logger: EventLogger = logger
-        self._watched: dict[str, tuple[Session, Callable[[], None]]] = {}
+        self._watched: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -82,23 +82,20 @@ class Events:
 
     def watch(self, kernel_id: str, session: Session) -> None:
         """Pass on what happens to a session, once."""
-        known = self._watched.get(kernel_id)
-        if known is not None and known[0] is session:
+        if self._watched.get(kernel_id) is session:
             return
-        self.forget(kernel_id)
+        self._watched[kernel_id] = session
         loop = asyncio.get_running_loop()
 
         def observed(kind: str, payload: Mapping[str, Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the server's loop has ended before the engine
                 loop.call_soon_threadsafe(self._observed, kernel_id, kind, dict(payload))
 
-        self._watched[kernel_id] = session, session.observe(observed)
+        session.observe(observed)
 
     def forget(self, kernel_id: str) -> None:
-        """Watch the kernel no more."""
-        known = self._watched.pop(kernel_id, None)
-        if known is not None:
-            known[1]()
+        """The kernel is gone, and its session with it."""
+        self._watched.pop(kernel_id, None)
 
     def _observed(self, kernel_id: str, kind: str, payload: dict[str, Any]) -> None:
         if kind == "state":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from jupyter_core.utils import ensure_async
 from jupyter_server.utils import url_path_join
 
-from ..errors import LimitError, StateError
+from ..errors import LaunchError, StateError
 from .failures import Refusal, unknown_kernel
-from .hosting import in_thread
+from .hosting import Fork, ForkWish, Session
 from .models import ForkedKernel
 
 if TYPE_CHECKING:
@@ -37,11 +37,9 @@ class Forks:
         # Looking for a free name and taking it are two calls of the contents manager.
         self._naming = asyncio.Lock()
 
-    async def from_the_engine(
-        self, *, kernel_id: str, snapshot_id: str, count: int, name: str | None
-    ) -> Sequence[Mapping[str, Any]]:
-        """The engine's :class:`~fc_kernel.server.hosting.Forker`: called on its loop, works on the server's."""
-        making = self.make(kernel_id=kernel_id, snapshot_id=snapshot_id, count=count, name=name)
+    async def from_the_engine(self, wish: ForkWish) -> Any:
+        """The engine's forker: called on its loop, works on the server's."""
+        making = self._make(wish)
         try:
             future = asyncio.run_coroutine_threadsafe(making, self._server.io_loop.asyncio_loop)  # type: ignore[attr-defined]
         except RuntimeError:
@@ -49,42 +47,43 @@ class Forks:
             raise StateError("the server has ended") from None
         return await asyncio.wrap_future(future)
 
-    async def make(self, *, kernel_id: str, snapshot_id: str, count: int, name: str | None) -> list[dict[str, Any]]:
-        """``count`` kernels from a snapshot, all or none, of the kernelspec of ``kernel_id``."""
-        manager = self._manager
-        if kernel_id not in manager:
-            raise unknown_kernel(kernel_id)
-        most = self._extension.config.max_forks
-        if count > most:
-            raise LimitError("count", count, f"at most {most} (the administrator's limit)", source="request")
+    async def _make(self, wish: ForkWish) -> Any:
+        """A kernel of this server, of its parent's kernelspec, where its parent is."""
+        parent, reference = wish.parent_kernel_id, wish.resolved.spec.restore_from
+        if parent not in self._manager:
+            raise unknown_kernel(parent)
         start: dict[str, Any] = {
-            "kernel_name": manager.get_kernel(kernel_id).kernel_name,
-            "fc_kernel": {"restore_from": await in_thread(self._extension.host.reference, snapshot_id)},
+            "kernel_name": self._manager.get_kernel(parent).kernel_name,
+            "fc_kernel": {"restore_from": {"vm_id": reference.vm_id, "snapshot_id": reference.snapshot_id}},
         }
-        if (session := await self._session_of(kernel_id)) is not None:
-            # As the server starts it for the source: the same directory, the same notebook's settings at a restart.
+        if (session := await self._session_of(parent)) is not None:
+            # As the server starts it for the parent: the same directory, the same notebook's settings at a restart.
             path = session["path"]
             start["env"] = self._sessions.get_kernel_env(path, session["name"] or None)
             start["path"] = await ensure_async(self._contents.get_kernel_path(path=path))
-        started: list[Any] = await asyncio.gather(
-            *(ensure_async(manager.start_kernel(**start)) for _ in range(count)), return_exceptions=True
+        kernel_id: str = await ensure_async(self._manager.start_kernel(**start))
+        return self._extension.host.made(
+            kernel_id=kernel_id,
+            name=wish.snapshot.name,
+            connection_file=str(self._manager.get_kernel(kernel_id).connection_file),
+            url=url_path_join(self._server.connection_url, "api/kernels", kernel_id),
         )
-        failed = [each for each in started if isinstance(each, BaseException)]
-        kernel_ids = [each for each in started if not isinstance(each, BaseException)]
-        if failed:
-            await self.end(kernel_ids)
-            raise failed[0]
-        return [
-            {
-                "kernel_id": each,
-                "name": f"{name}-{number}" if name and count > 1 else name or f"fork-{number}",
-                "connection_file": str(manager.get_kernel(each).connection_file),
-                "url": url_path_join(self._server.connection_url, "api/kernels", each),
-            }
-            for number, each in enumerate(kernel_ids, 1)
-        ]
 
-    async def end(self, kernel_ids: Sequence[str]) -> None:
+    async def fork(self, session: Session, count: int, *, ref: str | None, path: str | None) -> list[ForkedKernel]:
+        """``count`` kernels, all or none; with ``path`` each with a copy of that notebook, and a session on it."""
+        forks = await self._extension.host.run(session.fork(count, None, ref=ref))
+        failed = next((fork.error for fork in forks if fork.error), None)
+        try:
+            if failed is not None:
+                raise LaunchError(failed)
+            if path is not None:
+                return await self._with_notebooks(forks, path)
+        except BaseException:
+            await self._end([fork.kernel_id for fork in forks if fork.kernel_id])
+            raise
+        return [ForkedKernel(kernel_id=fork.kernel_id, name=fork.name, path=None, session_id=None) for fork in forks]
+
+    async def _end(self, kernel_ids: Sequence[str]) -> None:
         """Shut down what a failed fork has started."""
         for kernel_id in kernel_ids:
             if kernel_id not in self._manager:
@@ -102,14 +101,14 @@ class Forks:
         await ensure_async(self._contents.get(path, content=False))
         return path
 
-    async def with_notebooks(self, forks: Sequence[Mapping[str, Any]], path: str) -> list[ForkedKernel]:
+    async def _with_notebooks(self, forks: Sequence[Fork], path: str) -> list[ForkedKernel]:
         """Give each fork a copy of the notebook and a session on it; on an error none has one."""
         made: list[ForkedKernel] = []
         async with contextlib.AsyncExitStack() as undo:
             for fork in forks:
                 copy = await self._copy(path)
                 undo.push_async_callback(self._remove_copy, copy)
-                kernel_id, name = str(fork["kernel_id"]), PurePosixPath(copy).name
+                kernel_id, name = fork.kernel_id, PurePosixPath(copy).name
                 session = await self._sessions.create_session(
                     path=copy, name=name, type="notebook", kernel_id=kernel_id
                 )

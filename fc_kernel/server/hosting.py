@@ -1,25 +1,20 @@
 """What the extension needs of the engine and of the store, and no more; tests put something in memory in their place.
 
-Two things between the host and the extension are agreed on here:
-
-- **Observers.** ``session.observe(callback)`` calls ``callback(kind, payload)`` on the engine's thread and returns what ends
-  that. Kinds and payloads: ``state {"state": …, "message": str|None}``, ``snapshot {"snapshot": id}``,
-  ``restore {"snapshot": id}``, ``fork {"snapshot": id|None, "forks": [{"kernel_id", "name", …}]}``. They come for
-  whoever asked: a cell, the REST API or a timer; so the extension makes no events of its own for these.
-- **Forks.** A fork under a server has to be a kernel of that server's manager. The extension sets the engine's ``forker`` to a
-  :class:`Forker`; a host without one makes kernels with connection files of their own.
+Observers are told of ``snapshot``, ``restore`` and ``fork`` whoever asked: a cell, this API or a timer. So the extension makes
+no events of its own for these. A fork under a server has to be a kernel of that server's manager: the extension sets the
+engine's ``forker``, and a ``%fork`` in a cell goes the same way as a request.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Observer = Callable[[str, Mapping[str, Any]], None]
+Observer = Callable[[str, dict[str, Any]], None]
 
 
 class Snapshot(Protocol):
@@ -42,35 +37,68 @@ class Snapshot(Protocol):
         """The notebook that was saved with it."""
 
 
+class Fork(Protocol):
+    """A kernel that a fork made, or the error that kept it from running."""
+
+    @property
+    def kernel_id(self) -> str:
+        """Empty where there is none."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def error(self) -> str:
+        """Empty where it runs."""
+
+
+class ForkWish(Protocol):
+    """What the engine tells of a fork that it wants to have."""
+
+    @property
+    def snapshot(self) -> Any:
+        """What it goes on from."""
+
+    @property
+    def resolved(self) -> Any:
+        """The settings, with ``spec.restore_from``."""
+
+    @property
+    def parent_kernel_id(self) -> str:
+        """The kernel that was forked."""
+
+
 class Session(Protocol):
     """A kernel in a microVM; used on the engine's loop."""
 
-    def info(self) -> Mapping[str, Any]:
-        """State, machine, lineage and use; see :class:`~fc_kernel.server.models.Kernel`."""
+    @property
+    def machine(self) -> Any:
+        """The guest, if there is one, with its ``vmm``."""
 
-    async def take_snapshot(self, name: str | None, description: str, notebook: bytes | None = None) -> Snapshot:
-        """Checkpoint the machine; the kernel goes on. ``notebook`` is stored with it."""
+    @property
+    def resolved(self) -> Any:
+        """Settings of the last start."""
 
-    async def restore(self, ref: str, same_seed: bool = False) -> None:
+    def info(self) -> dict[str, Any]:
+        """State, machine and where it stands."""
+
+    async def take_snapshot(
+        self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
+    ) -> Any:
+        """Checkpoint the machine; the kernel goes on. What is returned has the ``snapshot``."""
+
+    async def restore(self, ref: str, *, same_seed: bool = False) -> Any:
         """Put this very kernel back to a snapshot of its scope."""
 
-    async def fork(self, count: int, name: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """New kernels from this instant, made by the engine's :class:`Forker`, whose answer is returned."""
+    async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> Sequence[Fork]:
+        """New kernels from this instant, or from a snapshot."""
 
-    def observe(self, callback: Observer) -> Callable[[], None]:
-        """Be told what happens, on the engine's thread, until the function returned is called."""
-
-    def console_tail(self, lines: int = 20) -> Sequence[str]:
-        """The last lines of the guest's console."""
+    def observe(self, observer: Observer) -> None:
+        """Be told what happens, on the engine's thread, as long as the session lives."""
 
 
-class Forker(Protocol):
-    """Makes kernels from a snapshot where a server owns the kernels; called on the engine's loop."""
-
-    async def __call__(
-        self, *, kernel_id: str, snapshot_id: str, count: int, name: str | None
-    ) -> Sequence[Mapping[str, Any]]:
-        """``count`` new kernels of ``kernel_id``'s kernelspec: ``{"kernel_id", "name", "connection_file", "url"}`` each."""
+Forker = Callable[[ForkWish], Awaitable[Any]]
 
 
 class Store(Protocol):
@@ -88,6 +116,9 @@ class Store(Protocol):
 
     def describe(self, snapshot: Any, text: str) -> Snapshot:
         """Change the description."""
+
+    def lineage(self, snapshot: Any) -> Sequence[Snapshot]:
+        """Ancestors, oldest first, and the snapshot itself."""
 
     def delete(self, snapshot: Any) -> None:
         """Raises :class:`~fc_kernel.errors.SnapshotInUse`."""
@@ -112,11 +143,11 @@ class Host(Protocol):
     def session_of(self, kernel_id: str) -> Session | None:
         """The session of a kernel of this process; ``None`` when it is in no microVM of ours."""
 
-    def reference(self, snapshot_id: str) -> Any:
-        """``restore_from`` of a kernel that is to start from this snapshot; raises when there is none. Blocks."""
-
     def set_forker(self, forker: Forker | None) -> None:
-        """What forks are made by from now on."""
+        """What makes a fork from now on; called on the engine's loop."""
+
+    def made(self, *, kernel_id: str, name: str, connection_file: str, url: str) -> Any:
+        """What a forker returns."""
 
     def export(self, snapshot: Any, target: BinaryIO) -> None:
         """Write a snapshot as one file; blocks."""

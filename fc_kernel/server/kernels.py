@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..errors import SpecError
 from .answers import kernel_answer, snapshot_answer, snapshot_answers
 from .base import Handler
 from .hosting import in_thread
-from .models import Console, CreateSnapshot, Fork, ForkedKernel, Restore
+from .models import Console, CreateSnapshot, Fork, Restore
 
 #: A notebook with its outputs; the contents API takes as much.
 MAX_NOTEBOOK_BYTES = 128 << 20
@@ -64,7 +63,8 @@ class KernelSnapshotsHandler(Handler):
         session = self.session(kernel_id)
         wanted = self.read(CreateSnapshot)
         notebook = None if wanted.notebook is None else await in_thread(checked_notebook, wanted.notebook)
-        snapshot = await self.host.run(session.take_snapshot(wanted.name, wanted.description, notebook))
+        taken = await self.host.run(session.take_snapshot(wanted.name, wanted.description, notebook=notebook))
+        snapshot = taken.snapshot
         self.answer(await snapshot_answer(self.host, snapshot, {snapshot.id}), HTTPStatus.CREATED)
 
 
@@ -97,26 +97,10 @@ class ForkHandler(Handler):
             await self.allowed("write", "contents")
             await self.allowed("write", "sessions")
             path = await self.extension.forks.check_notebook(wanted.path)
-        if wanted.snapshot is None:
-            forks = await self.host.run(session.fork(wanted.count))
-        else:
-            snapshot = await self.snapshot(wanted.snapshot)
-            forks = await self.extension.forks.make(
-                kernel_id=kernel_id, snapshot_id=snapshot.id, count=wanted.count, name=None
-            )
-        self.answer(await self._named(forks, path), HTTPStatus.CREATED)
-
-    async def _named(self, forks: Sequence[Mapping[str, Any]], path: str | None) -> list[ForkedKernel]:
-        if path is None:
-            return [
-                ForkedKernel(kernel_id=str(fork["kernel_id"]), name=str(fork["name"]), path=None, session_id=None)
-                for fork in forks
-            ]
-        try:
-            return await self.extension.forks.with_notebooks(forks, path)
-        except BaseException:
-            await self.extension.forks.end([str(fork["kernel_id"]) for fork in forks])
-            raise
+        if wanted.snapshot is not None:
+            await self.snapshot(wanted.snapshot)
+        forks = await self.extension.forks.fork(session, wanted.count, ref=wanted.snapshot, path=path)
+        self.answer(forks, HTTPStatus.CREATED)
 
 
 class ConsoleHandler(Handler):
@@ -129,7 +113,7 @@ class ConsoleHandler(Handler):
         session = self.session(kernel_id)
 
         async def ask() -> list[str]:
-            return list(session.console_tail(CONSOLE_LINES))
+            return list(session.machine.vmm.console_tail(CONSOLE_LINES)) if session.machine is not None else []
 
         self.answer(Console(lines=await self.host.run(ask())))
 

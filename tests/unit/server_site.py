@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +23,14 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from traitlets.config import Config
 
-from fc_kernel.errors import FcKernelError, SnapshotNotFound
+from fc_kernel.errors import FcKernelError, LimitError, SnapshotNotFound
+from fc_kernel.host.forks import ForkInfo
 from fc_kernel.server.extension import Extension, load
 from fc_kernel.snapshots.limits import StoreLimits
 from fc_kernel.snapshots.manifest import Cpu, ImageRef, ManifestDraft
 from fc_kernel.snapshots.snapshot import Base, Snapshot
 from fc_kernel.snapshots.store import SnapshotStore
-from fc_kernel.spec import VmSpec
+from fc_kernel.spec import SnapshotRef, VmSpec
 
 TOKEN = "sesame"
 MICROVM, LOCAL = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -69,12 +72,11 @@ class MemorySession:
     fails: BaseException | None = None
 
     def info(self) -> dict[str, Any]:
-        lineage = [{"id": self.current, "name": "a"}] if self.current else []
         return {
             "kernel_id": self.kernel_id, "state": "running", "tier": "emulated", "monitor": "qemu",
             "monitor_version": "7.2", "vcpu_count": 1, "mem_size_mib": 512, "uptime_s": 3.5,
-            "generation": self.generation, "lineage": lineage, "current": self.current, "scope": self.scope,
-            "disk_bytes": 4096, "started": "template", "image": "default", "vm_id": "0a1b2c3d", "network": "none",
+            "generation": self.generation, "current": self.current, "scope": self.scope,
+            "disk_bytes": 4096, "started": "template", "image": "default", "vm_id": "0a1b2c3d",
         }  # fmt: skip
 
     def _fail(self) -> None:
@@ -85,7 +87,9 @@ class MemorySession:
         for observer in list(self.observers):
             observer(kind, payload)
 
-    async def take_snapshot(self, name: str | None, description: str, notebook: bytes | None = None) -> Snapshot:
+    async def take_snapshot(
+        self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
+    ) -> Any:
         self._fail()
         self.asked.append(("snapshot", name, description))
         taken = publish(
@@ -98,9 +102,9 @@ class MemorySession:
         )
         self.current = taken.id
         self.tell("snapshot", snapshot=taken.id)
-        return taken
+        return SimpleNamespace(snapshot=taken)
 
-    async def restore(self, ref: str, same_seed: bool = False) -> None:
+    async def restore(self, ref: str, *, same_seed: bool = False) -> None:
         self._fail()
         self.asked.append(("restore", ref, same_seed))
         self.current, self.generation = ref, self.generation + 1
@@ -108,20 +112,31 @@ class MemorySession:
         self.tell("restore", snapshot=ref)
         self.tell("state", state="running")
 
-    async def fork(self, count: int, name: str | None = None) -> Sequence[Mapping[str, Any]]:
+    async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> list[Any]:
         self._fail()
-        taken = publish(self.site.store, scope=self.scope)
-        assert self.site.forker is not None
-        forks = await self.site.forker(kernel_id=self.kernel_id, snapshot_id=taken.id, count=count, name=name)
-        self.tell("fork", snapshot=taken.id, forks=[{"kernel_id": f["kernel_id"], "name": f["name"]} for f in forks])
+        if count > self.site.max_forks:
+            raise LimitError("count", count, "fewer")
+        taken = publish(self.site.store, scope=self.scope) if ref is None else self.site.store.get(ref)
+        resolved = SimpleNamespace(spec=VmSpec(restore_from=SnapshotRef(vm_id="0a1b2c3d", snapshot_id=taken.id)))
+        wish = SimpleNamespace(snapshot=taken, resolved=resolved, parent_kernel_id=self.kernel_id)
+        made = await asyncio.gather(*(self.site.forker(wish) for _ in range(count)), return_exceptions=True)
+        forks = [
+            ForkInfo(kernel_id="", name="", error=str(each)) if isinstance(each, BaseException) else each
+            for each in made
+        ]
+        self.tell("fork", snapshot=taken.id, forks=[fork.to_dict() for fork in forks])
         return forks
 
-    def observe(self, callback: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
-        self.observers.append(callback)
-        return lambda: self.observers.remove(callback)
+    def observe(self, observer: Callable[[str, dict[str, Any]], None]) -> None:
+        self.observers.append(observer)
 
-    def console_tail(self, lines: int = 20) -> list[str]:
-        return ["Linux version 6.1", "booted"][-lines:]
+    @property
+    def machine(self) -> Any:
+        return SimpleNamespace(
+            vmm=SimpleNamespace(pid=os.getpid(), console_tail=lambda lines: ["Linux version 6.1", "booted"][-lines:])
+        )
+
+    resolved = SimpleNamespace(network="none")
 
 
 class MemoryKernel(SimpleNamespace):
@@ -173,6 +188,7 @@ class Site:
         self.sessions: dict[str, MemorySession] = {}
         self.forker: Any = None
         self.room = 1 << 30
+        self.max_forks = 16
         self.extension: Extension = None  # type: ignore[assignment]
         self.starts = RemembersStarts(self)
         self.client: httpx.AsyncClient = None  # type: ignore[assignment]
@@ -186,11 +202,11 @@ class Site:
     def session_of(self, kernel_id: str) -> MemorySession | None:
         return self.sessions.get(kernel_id)
 
-    def reference(self, snapshot_id: str) -> dict[str, Any]:
-        return {"vm_id": "any", "snapshot_id": self.store.get(snapshot_id).id}
-
     def set_forker(self, forker: Any) -> None:
         self.forker = forker
+
+    def made(self, **fields: Any) -> ForkInfo:
+        return ForkInfo(**fields)
 
     def export(self, snapshot: Snapshot, target: BinaryIO) -> None:
         target.write(json.dumps({"exported": snapshot.name}).encode())
