@@ -198,7 +198,7 @@ class FakeVmm(ProcessVmm):
                 raise LaunchError(
                     f"the agent did not listen within {self.plan.start_timeout_s:g} s", console=self._console.tail()
                 ) from None
-            except (MonitorExited, MonitorApiError, OutcomeUnknown) as error:
+            except (MonitorExited, MonitorApiError) as error:
                 raise LaunchError(f"the agent could not start: {error}", console=self._console.tail()) from error
             self._process.record(self.plan.run_dir, vm_id=self.plan.vm_id, monitor=self.name, labels=self.plan.labels)
             self._state = VmmState.RUNNING
@@ -213,7 +213,12 @@ class FakeVmm(ProcessVmm):
         process, remote = self._running(), self._remote
         assert remote is not None  # noqa: S101 - made before the process
         remote.theirs.close()
-        await process.guard(do, asyncio.ensure_future(remote.ask(do, **params)))
+        try:
+            await process.guard(do, asyncio.ensure_future(remote.ask(do, **params)))
+        except OutcomeUnknown:
+            # It closes its end when it ends, and not before.
+            ended = await process.wait()
+            raise MonitorExited(f"{do}: {ended}", returncode=ended.returncode) from None
 
     async def inject(self, faults: str) -> None:
         """Have more go wrong with a running scripted guest; the times of the faults' steps are counted from now on."""
@@ -235,7 +240,7 @@ class FakeVmm(ProcessVmm):
             await finish(self._snapshot(request))
         except asyncio.CancelledError:
             _remove(files)
-            with contextlib.suppress(MonitorExited, MonitorApiError, OutcomeUnknown):
+            with contextlib.suppress(MonitorExited, MonitorApiError):
                 await finish(self._ask("discard"))
             raise
         except BaseException:

@@ -104,11 +104,11 @@ class ScriptedHost:
         self._calls = 0
         self._wires: dict[str, Wire] = {}
         self._control: socket.socket | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self.reader: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         self._control = await dial(self.vmm.uds_path, CONTROL_PORT)
-        self._reader = asyncio.ensure_future(self._read(self._control))
+        self.reader = asyncio.ensure_future(self._read(self._control))
 
     async def _read(self, control: socket.socket) -> None:
         rest = b""
@@ -230,9 +230,9 @@ class ScriptedHost:
 
     async def close(self) -> None:
         await self.detach()
-        if self._reader is not None and self._control is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        if self.reader is not None and self._control is not None:
+            self.reader.cancel()
+            await asyncio.gather(self.reader, return_exceptions=True)
             self._control.close()
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from ...errors import SpecError
 from .language import CellError, Statement, arguments, evaluate, statements
 from .messages import Request
 
@@ -160,7 +161,10 @@ class Cell:
 
     def _magic(self, name: str, words: list[str]) -> None:
         if name == "fault":
-            self._kernel.world.faults.add(",".join(words))
+            try:
+                self._kernel.world.faults.add(",".join(words))
+            except SpecError as error:
+                raise CellError("UsageError", str(error)) from None
             return
         op, args = magic_request(name, words)
         number = self._kernel.world.request(op, args, self.request.msg_id)
