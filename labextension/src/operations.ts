@@ -162,7 +162,7 @@ export class Operations {
   import(machine: Machine): void {
     const input = document.createElement('input');
     input.type = 'file';
-    input.accept = '.tar,.gz,.tgz,.fcsnap';
+    input.accept = '.tar';
     input.addEventListener('change', () => {
       const file = input.files?.[0];
       const scope = machine.kernel?.scope;

@@ -81,6 +81,9 @@ function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
     setText(saved);
     setFault('');
   }, [saved]);
+  const standard = field.standard
+    ? trans.__('Default of the workspace (%1)', field.standard)
+    : trans.__('Default of the workspace');
   const id = `fc-form-${field.name}`;
   const wrong = fault || (text === saved ? (refused.get(field.name) ?? '') : '');
   const commit = (next: string): void => {
@@ -114,7 +117,7 @@ function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
             commit(event.target.value);
           }}
         >
-          <option value="">{trans.__('Default of the workspace')}</option>
+          <option value="">{standard}</option>
           {/* What a notebook from elsewhere wants is shown, allowed or not. */}
           {(field.choices.includes(saved) || saved === '' ? field.choices : [saved, ...field.choices]).map(choice => (
             <option key={choice} value={choice}>
@@ -128,7 +131,7 @@ function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
           type="text"
           inputMode={field.isNumber ? 'numeric' : undefined}
           value={text}
-          placeholder={trans.__('Default of the workspace')}
+          placeholder={standard}
           spellCheck={false}
           autoComplete="off"
           onChange={event => setText(event.target.value)}

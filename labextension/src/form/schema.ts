@@ -15,6 +15,8 @@ export interface IField {
   readonly pattern: string | null;
   /** What is allowed, where that is a list. */
   readonly choices: readonly string[] | null;
+  /** What is taken where the notebook says nothing, as text. */
+  readonly standard: string;
 }
 
 /** The fields that the schema has. */
@@ -34,7 +36,8 @@ export function fieldsOf(schema: JSONObject): IField[] {
       minimum: number(said.minimum),
       maximum: number(said.maximum),
       pattern: typeof said.pattern === 'string' ? said.pattern : null,
-      choices: choices.length > 0 ? choices : typeof said.const === 'string' ? [said.const] : null
+      choices: choices.length > 0 ? choices : typeof said.const === 'string' ? [said.const] : null,
+      standard: textOf(property.default)
     };
   });
 }

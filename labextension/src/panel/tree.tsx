@@ -46,8 +46,10 @@ export function Tree(props: ITreeProps): JSX.Element {
 }
 
 function onKeyDown(event: React.KeyboardEvent, props: ITreeProps, order: readonly string[]): void {
-  const { rows, selection, onSelect, onFold } = props;
-  const active = selection.active ?? order[0];
+  const { rows, onSelect, onFold } = props;
+  // The row that has the focus before any was chosen is the first.
+  const active = props.selection.active ?? order[0];
+  const selection = { ...props.selection, active };
   const row = rows.find(candidate => candidate.snapshot.id === active);
   if (!row || event.altKey) {
     return;

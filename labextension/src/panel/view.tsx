@@ -75,7 +75,9 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
   );
   const chosen = [...selection.chosen];
   const chosenKey = chosen.join();
-  React.useEffect(() => onChosen(chosen), [chosenKey]);
+  React.useEffect(() => {
+    onChosen(chosen);
+  }, [chosenKey]);
   const one = chosen.length === 1 ? chosen[0] : null;
   const fold = (id: string, isFolded: boolean): void => {
     const next = new Set(folded);
