@@ -9,9 +9,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from traitlets import Bool, List, Unicode
 
-from ..errors import ImageCorrupt, ImageNotFound
+from ..config import FcKernelConfig, load_config
+from ..errors import FcKernelError, ImageCorrupt, ImageNotFound
+from ..host.engine import Engine
+from ..host.supply import shared_supply
 from ..images.build import BuildRequest, build_image, recipe
 from ..images.store import Image, ImageStore
+from ..resolve import Resolved, Source, resolve
 from .command import JSON_FLAG, Command, CommandGroup
 
 MIB = 1 << 20
@@ -45,6 +49,10 @@ class ImageBuildCommand(Command):
             {"ImageBuildCommand": {"if_missing": True}},
             "do nothing when a sound image of the same recipe exists",
         ),
+        "no-template": (
+            {"ImageBuildCommand": {"template": False}},
+            "leave the template to the first start, which then takes as long as a boot",
+        ),
     }
 
     image_name = Unicode("default", help="name of the image").tag(config=True)
@@ -53,6 +61,7 @@ class ImageBuildCommand(Command):
     source = Unicode("", help="a tar or a directory with a root file system").tag(config=True)
     replace = Bool(False, help="replace an image of the same name").tag(config=True)
     if_missing = Bool(False, help="keep a sound image of that name").tag(config=True)
+    template = Bool(True, help="make the template from which kernels of the default shape start").tag(config=True)
 
     def parse_command_line(self, argv: list[str] | None = None) -> None:
         """Let ``--package`` take several names, as apt does."""
@@ -71,9 +80,28 @@ class ImageBuildCommand(Command):
         request.check()
         if self.if_missing and (image := store.find_current(request.name, recipe(request))) is not None:
             self._report(image, built=False)
-            return
-        image = self._build(request, store)
-        self._report(image, built=True)
+        else:
+            image = self._build(request, store)
+            self._report(image, built=True)
+        if self.template:
+            self._prepare(image)
+
+    def _prepare(self, image: Image) -> None:
+        """Start a kernel once, so that the first user's start is a restore, too; what fails here fails nobody."""
+        engine = Engine.shared()
+        try:
+            config = load_config(self.config)
+            resolved = resolve(
+                [config.as_source(), Source("image", {"image": image.name}, trusted=True)], config.limits()
+            )
+            with self.err.status("the template: a kernel is started once and saved"):
+                made = engine.run_blocking(_prepared(engine, config, resolved))
+        except FcKernelError as error:
+            self.err.print(f"no template: {error}", markup=False)
+        else:
+            self.err.print(
+                "kernels of the default shape start from a template" if made else "kernels boot: no template"
+            )
 
     def _build(self, request: BuildRequest, store: ImageStore) -> Image:
         if not self.err.is_terminal:
@@ -189,6 +217,10 @@ class ImageGroup(CommandGroup):
         "show": (ImageShowCommand, "Show and verify one image."),
         "rm": (ImageRemoveCommand, "Remove images."),
     }
+
+
+async def _prepared(engine: Engine, config: FcKernelConfig, resolved: Resolved) -> bool:
+    return await shared_supply(engine, config).prepare(resolved)
 
 
 def _spread(option: str, argv: list[str]) -> list[str]:

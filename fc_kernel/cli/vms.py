@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..vmm.console import without_controls
-from ..vmm.journal import list_entries
+from ..vmm.journal import JournalEntry, list_entries
 from ..vmm.reaper import reap
 from .command import JSON_FLAG, Command
 
@@ -42,7 +42,7 @@ class PsCommand(Command):
                 str(entry.owner_pid),
                 "running" if entry.owner_alive else "orphan (fc-kernel gc)",
                 _age(now - entry.created),
-                entry.kernel_id or entry.labels.get("notebook", ""),
+                _whose(entry),
             )
             # Clients choose kernel ids: they are text, not markup.
             table.add_row(*(Text(without_controls(cell)) for cell in cells))
@@ -65,6 +65,14 @@ class GcCommand(Command):
         for vm in reaped:
             self.out.print(f"{vm.vm_id}: {vm.outcome}", markup=False)
         self.out.print(f"{len(reaped)} removed" if reaped else "nothing to remove")
+
+
+def _whose(entry: JournalEntry) -> str:
+    """The kernel, or what the VM stands ready or is made for."""
+    for label in ("pool", "template"):
+        if label in entry.labels:
+            return f"({label} of image {entry.labels[label]})"
+    return entry.kernel_id or entry.labels.get("notebook", "")
 
 
 def _age(seconds: float) -> str:

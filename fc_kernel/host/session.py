@@ -59,7 +59,8 @@ class KernelSession:
         self.standing = Standing()
         self._wish: asyncio.Task[None] | None = None
         self._endpoint_dir = endpoint_dir
-        self._machine: Machine | None = None
+        #: The guest, if there is one.
+        self.machine: Machine | None = None
         self.resolved: Resolved | None = None
         self.env: Mapping[str, str] = {}
         self._restored_from: SnapshotRef | None = None
@@ -99,11 +100,6 @@ class KernelSession:
         return self.standing.phase is Phase.RUNNING
 
     @property
-    def machine(self) -> Machine | None:
-        """The guest, if there is one."""
-        return self._machine
-
-    @property
     def scope(self) -> str:
         """What the names of this kernel's snapshots are unique in: its notebook, or itself."""
         named = self.labels.get("scope") or self.labels.get("notebook")
@@ -120,9 +116,9 @@ class KernelSession:
 
     def running_machine(self) -> Machine:
         """The machine of a kernel that runs; raises :class:`~fc_kernel.errors.StateError`."""
-        if self._machine is None or not self.running:
+        if self.machine is None or not self.running:
             raise StateError("no kernel runs here")
-        return self._machine
+        return self.machine
 
     async def take_snapshot(
         self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
@@ -134,7 +130,7 @@ class KernelSession:
 
     async def _after_capture(self) -> None:
         self.standing.goes_on()
-        machine = self._machine
+        machine = self.machine
         if machine is not None and machine.vmm.pid is not None and not machine.keeps_connections:
             await self.attach(machine)
 
@@ -184,7 +180,7 @@ class KernelSession:
                 self._starter = None
 
     async def _machine_for(self, request: KernelRequest) -> Machine:
-        machine = self._machine
+        machine = self.machine
         if machine is not None:
             same = request.resolved == self.resolved and self._config.keep_vm_on_restart
             if same and await machine.healthy():
@@ -203,7 +199,7 @@ class KernelSession:
         return machine
 
     def _adopt(self, machine: Machine) -> None:
-        self._machine = machine
+        self.machine = machine
         machine.on_notification = functools.partial(self._notified, machine)
         machine.on_agent_lost = self._vigil.agent_lost
         self.spawn(self._vigil.watch(machine), "watch")
@@ -235,7 +231,7 @@ class KernelSession:
 
     async def replace_machine(self, machine: Machine, generation: int, rollback: Rollback) -> None:
         """Put a machine that is awake in the place of the present one, which is ended; within the session's lock."""
-        kernel, old = machine.origin.kernel, self._machine
+        kernel, old = machine.origin.kernel, self.machine
         assert kernel is not None  # noqa: S101 - the caller has looked
         if not self.running:
             await machine.aclose()
@@ -267,7 +263,7 @@ class KernelSession:
         await self._wiring.attach(machine.vmm.uds_path, guest_key=self.guest_key, generation=self.generation)
 
     def _notified(self, machine: Machine, method: str, params: dict[str, Any]) -> None:
-        if machine is not self._machine or params.get("instance") != self.instance:
+        if machine is not self.machine or params.get("instance") != self.instance:
             return
         if method == "kernel.request":
             # One at a time: a cell waits for the answer, and a guest that does not is not served.
@@ -305,20 +301,20 @@ class KernelSession:
             await self._wiring.detach(self.death)
 
     async def _drop_machine_later(self, delay_s: float) -> None:
-        machine = self._machine
+        machine = self.machine
         await asyncio.sleep(delay_s)
         async with self._lock:
-            if machine is self._machine and self.standing.phase is Phase.IDLE:
+            if machine is self.machine and self.standing.phase is Phase.IDLE:
                 await self._drop_machine()
 
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group; nothing happens when none runs."""
-        if self._machine is not None and self.running:
-            await self._machine.agent.call("kernel.signal", timeout_s=AGENT_TIMEOUT_S, signum=signum)
+        if self.machine is not None and self.running:
+            await self.machine.agent.call("kernel.signal", timeout_s=AGENT_TIMEOUT_S, signum=signum)
 
     async def kill(self) -> None:
         """End the kernel process at once; when the agent does not answer, the whole machine."""
-        machine = self._machine
+        machine = self.machine
         if machine is None or not self.running:
             return
         try:
@@ -336,7 +332,7 @@ class KernelSession:
         return self.returncode if self.returncode is not None else 0
 
     async def _drop_machine(self) -> None:
-        machine, self._machine = self._machine, None
+        machine, self.machine = self.machine, None
         if machine is None:
             return
         try:

@@ -55,6 +55,21 @@ class Supply:
         image = None if choice.monitor == "fake" else _image(resolved.image)
         return wanted(image, choice, resolved, self.config, python=python)
 
+    async def prepare(self, resolved: Resolved) -> bool:
+        """Make the template for Python kernels with these settings, if there is none; whether there is one now.
+
+        Raises :class:`~fc_kernel.errors.FcKernelError` when the host can run no kernel at all.
+        """
+        loop = asyncio.get_running_loop()
+        choice = await loop.run_in_executor(None, choose_monitor, resolved, self.config)
+        if why_not(resolved, self.config) is not None or not choice.snapshots:
+            return False
+        want = await loop.run_in_executor(None, self._wanted, choice, resolved, True)
+        held = await self.templates.hold(want)
+        if held is not None:
+            held[1].close()
+        return held is not None
+
     async def _from_template(self, want: Wanted, labels: dict[str, str]) -> Machine | None:
         machine = await self.pool.take(want, labels)
         if machine is not None:

@@ -151,9 +151,7 @@ class Templates:
             self.store.begin, want.key, owner=owner(), expected_bytes=(spec.mem_size_mib or 0) << 20
         )
         with await loop.run_in_executor(None, begin) as draft:
-            machine = await Machine.boot(
-                resolved, self._config, labels={"template": want.image_name, "kernel_id": ""}, choice=choice
-            )
+            machine = await Machine.boot(resolved, self._config, labels={"template": want.image_name}, choice=choice)
             try:
                 if Capability.SNAPSHOT not in machine.vmm.capabilities:
                     raise SnapshotError(f"{machine.vmm.name} {machine.vmm.version} takes no snapshots")
