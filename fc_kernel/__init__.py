@@ -34,3 +34,8 @@ def __getattr__(name: str) -> object:
 def _jupyter_labextension_paths() -> list[dict[str, str]]:
     """Where the built JupyterLab extension is, for ``jupyter-builder develop``."""
     return [{"src": "labextension", "dest": "fc-kernel"}]
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """What a Jupyter server loads when this package is among its extensions."""
+    return [{"module": "fc_kernel.server"}]

@@ -25,8 +25,9 @@ class FcKernelApp(CommandGroup):
         "execute": ("fc_kernel.cli.execute.ExecuteCommand", "Execute a notebook, obeying its fc_kernel metadata."),
         "snapshot": (
             "fc_kernel.cli.snapshot.SnapshotGroup",
-            "List, show, remove, rename, export and import snapshots.",
+            "List, show, remove, rename, export and import snapshots; take one, restore one.",
         ),
+        "fork": ("fc_kernel.cli.fork.ForkCommand", "Make new kernels that go on from a running one."),
         "ps": ("fc_kernel.cli.vms.PsCommand", "List the microVMs of this user."),
         "gc": ("fc_kernel.cli.vms.GcCommand", "End what a dead server left behind."),
         "schema": ("fc_kernel.cli.schema.SchemaCommand", "Print the JSON Schema of metadata.fc_kernel."),

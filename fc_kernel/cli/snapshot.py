@@ -267,6 +267,8 @@ class SnapshotGroup(CommandGroup):
         "rename": (SnapshotRenameCommand, "Give a snapshot another name."),
         "export": (SnapshotExportCommand, "Write a snapshot as one file."),
         "import": (SnapshotImportCommand, "Take a snapshot from a file."),
+        "create": ("fc_kernel.cli.fork.SnapshotCreateCommand", "Take a snapshot of a running kernel."),
+        "restore": ("fc_kernel.cli.fork.SnapshotRestoreCommand", "Put a running kernel back to a snapshot."),
     }
 
 

@@ -29,6 +29,7 @@ COMMANDS = [
     ["doctor"], ["image", "build"], ["image", "list"], ["image", "show"], ["image", "rm"], ["install"], ["uninstall"],
     ["execute"], ["ps"], ["gc"], ["schema"], ["firecracker", "install"], ["snapshot", "list"], ["snapshot", "show"],
     ["snapshot", "rm"], ["snapshot", "rename"], ["snapshot", "export"], ["snapshot", "import"],
+    ["snapshot", "create"], ["snapshot", "restore"], ["fork"],
 ]  # fmt: skip
 GROUPS: list[list[str]] = [[], ["image"], ["firecracker"], ["snapshot"]]
 
