@@ -186,11 +186,13 @@ def real_bytes(found: os.stat_result) -> int:
 
 
 @contextlib.contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn what the operating system refuses into the package's errors."""
+def explained(doing: str, *, but: type[OSError] | None = None) -> Iterator[None]:
+    """Turn what the operating system refuses into the package's errors, all of it but one kind."""
     try:
         yield
     except OSError as error:
+        if but is not None and isinstance(error, but):
+            raise
         if error.errno in FULL:
             raise QuotaExceeded(
                 f"cannot {doing}: {error.strerror}; remove snapshots, or make room on the disk"

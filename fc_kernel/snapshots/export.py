@@ -104,7 +104,7 @@ def _created(target: str | Path, *, replace: bool) -> Iterator[BinaryIO]:
         except FileExistsError:
             raise _taken(path) from None
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(staged, dir_fd=folder)
         os.fsync(folder)
 

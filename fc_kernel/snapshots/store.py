@@ -270,7 +270,8 @@ class SnapshotStore:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        with self._root.opened() as root:
+        """The root, for reading; :class:`FileNotFoundError` when there is none."""
+        with disk.explained("read the snapshots", but=FileNotFoundError), self._root.opened() as root:
             yield root
 
     @contextlib.contextmanager
