@@ -288,14 +288,11 @@ class KernelSession:
         log.info("kernel %s: %s", self.labels.get("kernel_id", ""), reason)
         if self.standing.phase is Phase.RUNNING:
             self.standing.enter(Phase.IDLE)
-            self.spawn(self._mourn_later(), "mourn")
+            self.spawn(self._mourn(LAST_WORDS_S), "mourn")
 
-    async def _mourn_later(self) -> None:
-        await asyncio.sleep(LAST_WORDS_S)
-        await self._mourn()
-
-    async def _mourn(self) -> None:
+    async def _mourn(self, after_s: float = 0.0) -> None:
         """Answer what waits for the dead kernel, once."""
+        await asyncio.sleep(after_s)
         if not self._mourned:
             self._mourned = True
             await self._wiring.detach(self.death)
