@@ -18,6 +18,7 @@ import zmq
 
 from ..vsock.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 from . import system
+from .checkpoint import KERNEL_ERROR, Checkpoint
 from .control import Control, RpcError
 from .kernel import DEFAULT_PATH, LOOK_EVERY_S, Kernel
 from .loop import POLLIN, Loop
@@ -26,9 +27,10 @@ from .relay import Relay
 if TYPE_CHECKING:
     from .interfaces import Handler, Params, Reply
 
-#: JSON-RPC's codes for "method not found" and, from the range that is ours, "kernel".
+#: JSON-RPC's code for "method not found".
 NO_METHOD = -32601
-KERNEL_ERROR = -32000
+#: Where a kernel of ours finds the agent.
+SOCKET_VARIABLE = "FC_KERNEL_AGENT_SOCKET"
 
 
 class Agent:
@@ -44,6 +46,13 @@ class Agent:
         self._context: zmq.Context[Any] = zmq.Context()
         self._control = Control(self._call)
         self._relays = {port: Relay(loop, channel) for channel, port in CHANNEL_PORTS.items()}
+        self._checkpoint = Checkpoint(
+            loop,
+            self._relays.values(),
+            self._control.notify,
+            machine=system.OwnMachine() if is_init else system.NoMachine(),
+            is_init=is_init,
+        )
         self._oom_kills = system.oom_kills()
         self._methods: dict[str, Callable[[Params], object]] = {
             "hello": self._hello,
@@ -52,6 +61,13 @@ class Agent:
             "kernel.signal": self._signal,
             "kernel.kill": self._kill,
             "system.shutdown": self._shutdown,
+            "thaw": self._checkpoint.thaw,
+            "answer": self._checkpoint.answer,
+        }
+        self._slow_methods: dict[str, Callable[[Params, Reply], None]] = {
+            "kernel.start": self._start,
+            "freeze": self._checkpoint.freeze,
+            "restored": self._checkpoint.restored,
         }
         self._watch_children()
 
@@ -92,8 +108,8 @@ class Agent:
                 self._kernel.reaped(status)
 
     def _call(self, method: str, params: Params, reply: Reply) -> None:
-        if method == "kernel.start":
-            self._start(params, reply)
+        if method in self._slow_methods:
+            self._slow_methods[method](params, reply)
         elif method in self._methods:
             reply(self._methods[method](params))
         else:
@@ -138,9 +154,15 @@ class Agent:
         env.update({str(name): str(value) for name, value in params["env"].items()})
         instance = int(params["instance"])
         kernel = Kernel(self._loop, f"{self._run_dir}/k{instance}", instance, self._kernel_exited)
+        argv = params.get("argv")
         try:
-            kernel.start(params.get("argv"), env, params.get("cwd") or home, params["key"])
+            kernel.prepare()
+            if argv is None:
+                env[SOCKET_VARIABLE] = self._checkpoint.open(kernel, lambda: self._look(kernel))
+            kernel.start(argv, env, params.get("cwd") or home, params["key"])
+            self._checkpoint.started(kernel)
         except OSError as error:
+            self._checkpoint.ended()
             raise RpcError(KERNEL_ERROR, f"cannot start the kernel: {error}") from error
         self._kernel = kernel
         self._starting = reply
@@ -152,12 +174,15 @@ class Agent:
         if not kernel.ready():
             self._loop.call_later(LOOK_EVERY_S, lambda: self._look(kernel))
             return
+        if kernel.waits and not self._checkpoint.has_companion:
+            return  # our own kernel says itself when it is ready
         for relay in self._relays.values():
             relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
         reply, self._starting = self._starting, None
         reply({"pid": kernel.pid, "instance": kernel.instance})
 
     def _kernel_exited(self, kernel: Kernel) -> None:
+        self._checkpoint.ended()
         if self._starting is not None:
             reply, self._starting = self._starting, None
             said = "".join(f"\n  | {line}" for line in kernel.tail())

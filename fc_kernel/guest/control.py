@@ -62,9 +62,10 @@ class Control:
             self._line = rest
             self._request(bytes(line))
 
-    def notify(self, method: str, params: Params) -> None:
-        """Tell the host, if it listens."""
+    def notify(self, method: str, params: Params) -> bool:
+        """Tell the host, if it listens; says whether it does."""
         self._send({"jsonrpc": "2.0", "method": method, "params": params})
+        return self._stream is not None
 
     def writable(self) -> None:
         """Send what the stream takes."""

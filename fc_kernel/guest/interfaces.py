@@ -50,6 +50,19 @@ class Handler(Protocol):
 Accept = Callable[[int], Optional[Handler]]
 
 
+class Machine(Protocol):
+    """What a restored machine must not share with others; raises :class:`OSError` for what the kernel refuses."""
+
+    def add_entropy(self, seed: bytes) -> None:
+        """Credit random bytes to the kernel, and reseed it."""
+
+    def set_clock(self, now: float) -> None:
+        """Step the wall clock."""
+
+    def set_names(self, hostname: str, machine_id: str) -> None:
+        """Give it another name and id."""
+
+
 class Service(Protocol):
     """What a guest serves."""
 

@@ -47,9 +47,17 @@ class Kernel:
     def _path(self, channel: str) -> str:
         return f"{self._directory}/k-{CHANNELS.index(channel) + 1}"
 
+    @property
+    def companion_path(self) -> str:
+        """The Unix socket for the kernel's companion; a short name, for the whole path must be one."""
+        return f"{self._directory}/a"
+
+    def prepare(self) -> None:
+        """Make the directory; raises :class:`OSError`."""
+        os.makedirs(self._directory, mode=0o700)
+
     def start(self, argv: Optional[list[str]], env: dict[str, str], cwd: str, key: str) -> None:
         """Write the connection file and start the process; raises :class:`OSError`."""
-        os.makedirs(self._directory, mode=0o700)
         connection_file = f"{self._directory}/kernel.json"
         info: dict[str, object] = {f"{channel}_port": number + 1 for number, channel in enumerate(CHANNELS)}
         info.update(transport="ipc", ip=f"{self._directory}/k", key=key, signature_scheme="hmac-sha256")

@@ -125,23 +125,47 @@ class Relay:
             else:
                 self._loop.unwatch(self._socket)
 
+    def pump(self) -> bool:
+        """Move what the kernel has sent into the link, even past its window; says whether there was anything."""
+        moved = False
+        while (parts := self._receive()) is not None:
+            self._take(parts)
+            moved = True
+        self.writable()
+        return moved
+
+    def forget(self) -> None:
+        """Drop the connection, and all that was under way from and to the kernel: it belongs to another time."""
+        if self._stream is not None:
+            self._stream.close("the machine was restored")
+        while self._receive() is not None:
+            pass
+        self._waiting.clear()
+        self._link.new_generation(0)
+
+    def _receive(self) -> Optional[list[memoryview]]:
+        """The kernel's next message, if one is there."""
+        if self._socket is None:
+            return None
+        try:
+            return [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+        except zmq.Again:
+            return None
+
+    def _take(self, parts: list[memoryview]) -> None:
+        if problem := frames.oversize(parts):
+            print(f"agent: dropped on {self.channel}: {problem}", flush=True)
+            instead = _instead_of(parts, self.channel, problem)
+            if instead is not None:
+                self._link.send(instead)
+        else:
+            self._link.send(parts)
+
     def _from_kernel(self, _events: int) -> None:
-        link = self._link
         for _ in range(BURST):
-            if self._socket is None or not link.writable:
+            if not self._link.writable or (parts := self._receive()) is None:
                 break
-            try:
-                message = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                break
-            parts = [frame.buffer for frame in message]
-            if problem := frames.oversize(parts):
-                print(f"agent: dropped on {self.channel}: {problem}", flush=True)
-                instead = _instead_of(parts, self.channel, problem)
-                if instead is not None:
-                    link.send(instead)
-                continue
-            link.send(parts)
+            self._take(parts)
         self.writable()
 
 

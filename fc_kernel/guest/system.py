@@ -21,6 +21,12 @@ IFF_UP = 1
 # linux/reboot.h
 RB_AUTOBOOT = 0x01234567
 
+# sys/mount.h
+MS_BIND = 4096
+
+CGROUP_ROOT = "/sys/fs/cgroup"
+#: What is mounted over ``/etc/machine-id`` where the root is read-only.
+MACHINE_ID_COPY = "/run/machine-id"
 #: A clock that is nearer than this to the host's is left alone.
 CLOCK_SLACK_S = 0.1
 #: As systemd sets it for services.
@@ -50,9 +56,10 @@ def set_up(hostname: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _mount(kind: str, target: str, options: str) -> None:
+def _mount(kind: str, target: str, options: str, flags: int = 0) -> None:
+    """Mount a file system of a kind, or with :data:`MS_BIND` the file of that name."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(kind.encode(), target.encode(), kind.encode(), 0, options.encode()) != 0:
+    if libc.mount(kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()) != 0:
         error = ctypes.get_errno()
         print(f"agent: cannot mount {target}: {os.strerror(error)}", flush=True)
 
@@ -77,6 +84,56 @@ def add_entropy(seed: bytes) -> None:
     with open("/dev/urandom", "wb", buffering=0) as device:
         fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
         fcntl.ioctl(device, RNDRESEEDCRNG)
+
+
+def cgroup_root() -> str:
+    """Where cgroup v2 is mounted; mounts it if need be. Raises :class:`OSError`."""
+    if not os.path.exists(f"{CGROUP_ROOT}/cgroup.procs"):
+        os.makedirs(CGROUP_ROOT, exist_ok=True)
+        _mount("cgroup2", CGROUP_ROOT, "")
+    return CGROUP_ROOT
+
+
+def set_names(hostname: str, machine_id: str) -> None:
+    """Give the machine another name and id; a root that cannot be written gets the id mounted over its own."""
+    socket.sethostname(hostname)
+    line = f"{machine_id}\n"
+    try:
+        _write_id("/etc/machine-id", line)
+    except OSError:
+        _write_id(MACHINE_ID_COPY, line)
+        if not os.path.exists("/etc/machine-id"):
+            return  # nobody could read it there
+        if not os.path.ismount("/etc/machine-id"):
+            _mount(MACHINE_ID_COPY, "/etc/machine-id", "", flags=MS_BIND)
+
+
+def _write_id(path: str, line: str) -> None:
+    # Not replaced but written: what is mounted over a file cannot be renamed onto.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(line)
+
+
+class OwnMachine:
+    """The machine of which this process is the first one."""
+
+    add_entropy = staticmethod(add_entropy)
+    set_clock = staticmethod(set_clock)
+    set_names = staticmethod(set_names)
+
+
+class NoMachine:
+    """For a host process, which has no machine of its own to change."""
+
+    def add_entropy(self, seed: bytes) -> None:
+        """The host's kernel needs none."""
+
+    def set_clock(self, now: float) -> None:
+        """The host's clock is right."""
+
+    def set_names(self, hostname: str, machine_id: str) -> None:
+        """The host keeps its name."""
 
 
 def end_machine() -> None:

@@ -117,7 +117,8 @@ class _Greeting:
         SocketStream(self._loop, self._sock, handler)
 
 
-def _accepting(loop: Loop, listener: socket.socket, accepted: Callable[[socket.socket], object]) -> None:
+def accepting(loop: Loop, listener: socket.socket, accepted: Callable[[socket.socket], object]) -> None:
+    """Listen on a bound socket, and call back with each connection."""
     listener.setblocking(False)
     listener.listen(BACKLOG)
 
@@ -138,7 +139,7 @@ def listen_hybrid(loop: Loop, path: str, accept: Accept) -> socket.socket:
     """Listen on a Unix socket as a monitor does for its guest; returns the listener."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
-    _accepting(loop, listener, lambda sock: _Greeting(loop, sock, accept))
+    accepting(loop, listener, lambda sock: _Greeting(loop, sock, accept))
     return listener
 
 
@@ -156,6 +157,6 @@ def listen_vsock(loop: Loop, ports: Sequence[int], accept: Accept) -> list[socke
             else:
                 SocketStream(loop, sock, handler)
 
-        _accepting(loop, listener, accepted)
+        accepting(loop, listener, accepted)
         listeners.append(listener)
     return listeners

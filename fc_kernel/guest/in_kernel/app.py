@@ -5,6 +5,7 @@ ZeroMQ drops what a subscriber does not take in time, silently, and a thousand s
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any, Optional
@@ -14,6 +15,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets import default
 
+from .companion import SOCKET_VARIABLE, Companion
 from .output import GuardedOutStream, guard
 
 #: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
@@ -76,3 +78,11 @@ class KernelApp(IPKernelApp):
             socket.setsockopt(zmq.XPUB_NODROP, 1)
 
         self.iopub_thread.schedule(limit)
+
+    def start(self) -> None:
+        """Run, and tell the agent so as soon as the loop does."""
+        path = os.environ.get(SOCKET_VARIABLE)
+        if path:
+            self.companion = Companion(path, self.kernel)
+            self.companion.start()
+        super().start()  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ class Guard:
         self._depth = 0
         #: Whether an interrupt waits.
         self.pending = False
+        self._waiting: list[Callable[[], None]] = []
         self._main = threading.main_thread().ident
 
     def handle(self, _signum: int, _frame: Optional[FrameType]) -> None:
@@ -34,6 +35,18 @@ class Guard:
         self.pending = self._depth > 0
         if not self.pending:
             raise KeyboardInterrupt
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Run ``call()`` now, or when the main thread leaves the guarded code; from a signal's handler."""
+        if self._depth:
+            self._waiting.append(call)
+        else:
+            call()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for the main thread to leave the guarded code."""
+        return self.pending or bool(self._waiting)
 
     def install(self) -> Union[Callable[[int, Optional[FrameType]], Any], int, None]:
         """Handle SIGINT; returns what did before. Only on the main thread."""
@@ -48,6 +61,8 @@ class Guard:
     ) -> None:
         if threading.get_ident() == self._main:
             self._depth -= 1
+            while self._waiting and not self._depth:
+                self._waiting.pop(0)()
             if self.pending and not self._depth:
                 self.pending = False
                 raise KeyboardInterrupt
@@ -66,7 +81,7 @@ class GuardedOutStream(OutStream):
             return super().write(string)
 
     def flush(self) -> None:
-        """Wait until what was written is sent, the time is up, or an interrupt has come."""
+        """Wait until what was written is sent, the time is up, or the main thread is wanted."""
         with guard:
             sender = self.pub_thread and self.pub_thread.thread
             if not sender or not sender.is_alive() or sender is threading.current_thread():
@@ -76,9 +91,9 @@ class GuardedOutStream(OutStream):
             self.pub_thread.schedule(self._flush)
             self.pub_thread.schedule(sent.set)
             end = time.monotonic() + self.flush_timeout
-            while not sent.wait(LOOK_EVERY_S) and not self._interrupted and time.monotonic() < end:
+            while not sent.wait(LOOK_EVERY_S) and not self._wanted and time.monotonic() < end:
                 pass
 
     @property
-    def _interrupted(self) -> bool:
-        return guard.pending and threading.current_thread() is threading.main_thread()
+    def _wanted(self) -> bool:
+        return guard.wanted and threading.current_thread() is threading.main_thread()

@@ -1,0 +1,223 @@
+"""The agent's end towards the kernel's process: a Unix socket on which the kernel's companion thread connects, and cells that
+want something of the host.
+
+One JSON object per line, both ways. What comes is the user's code's and is checked like the host's. Python 3.9, pyzmq.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Callable, Optional
+
+from ..errors import RemoteProtocolError
+from .transport import SocketStream, accepting
+
+if TYPE_CHECKING:
+    from .interfaces import Params, Stream
+    from .loop import Loop
+
+#: A request has a name and a description.
+MAX_LINE_BYTES = 1 << 16
+BUFFER_BYTES = 1 << 14
+#: The companion, the cell that waits, and a few that are about to be refused.
+MAX_CONNECTIONS = 8
+OPERATIONS = ("snapshot", "snapshots", "restore", "fork", "vm")
+#: Those in whose middle the machine may be copied; the copy's cell is told.
+COPYING = ("snapshot", "fork")
+
+
+class Connection:
+    """One connection from the kernel's process."""
+
+    def __init__(self, lines: Callable[[Connection, Params], None], lost: Callable[[Connection], None]) -> None:
+        self._lines = lines
+        self._lost = lost
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._line = bytearray()
+        self._out: deque[memoryview] = deque()
+        self._stream: Optional[Stream] = None
+        #: Whether it comes from the kernel's own process, and not from one that this has started.
+        self.is_kernel = False
+
+    def connected(self, stream: Stream) -> None:
+        """It is there."""
+        self._stream = stream
+
+    def get_buffer(self) -> memoryview:
+        """For the stream to receive into."""
+        return memoryview(self._buffer)
+
+    def buffer_updated(self, count: int) -> None:
+        """The stream received ``count`` bytes."""
+        self._line += self._buffer[:count]
+        while b"\n" in self._line:
+            line, _, self._line = self._line.partition(b"\n")
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                message = None
+            if not isinstance(message, dict):
+                raise RemoteProtocolError("not a JSON object")
+            self._lines(self, message)
+        if len(self._line) > MAX_LINE_BYTES:
+            raise RemoteProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes")
+
+    def send(self, message: Params) -> None:
+        """Send a line, now or when there is room."""
+        if self._stream is not None:
+            self._out.append(memoryview(json.dumps(message).encode() + b"\n"))
+            self.writable()
+
+    def writable(self) -> None:
+        """Send what the stream takes."""
+        while self._stream is not None and self._out:
+            sent = self._stream.send([self._out[0]])
+            if self._stream is None or not self._out:
+                return
+            if sent < len(self._out[0]):
+                self._out[0] = self._out[0][sent:]
+                return
+            self._out.popleft()
+
+    def close(self, reason: str = "closed") -> None:
+        """Close it."""
+        if self._stream is not None:
+            self._stream.close(reason)
+
+    def lost(self, _reason: str) -> None:
+        """It is gone."""
+        self._stream = None
+        self._out.clear()
+        self._lost(self)
+
+
+class Request:
+    """What a cell asks of the host, and waits for."""
+
+    def __init__(self, connection: Connection, number: int, op: str, parent: Optional[str]) -> None:
+        self.connection = connection
+        self.number = number
+        self.op = op
+        self.parent = parent
+
+
+class Companion:
+    """The connections of one kernel. ``said(message)`` gets the companion thread's answers, ``asked(...)`` a cell's request."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        path: str,
+        *,
+        changed: Callable[[], None],
+        said: Callable[[Params], None],
+        asked: Callable[[int, str, Params, Optional[str]], bool],
+    ) -> None:
+        self.path = path
+        self.pid = 0
+        self.pending: Optional[Request] = None
+        self._changed = changed
+        self._said = said
+        self._asked = asked
+        self._loop = loop
+        self._number = 0
+        self._thread: Optional[Connection] = None
+        self._place = (0, 0)
+        self._connections: set[Connection] = set()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Made with the right mode, not given it afterwards: nobody else gets in between.
+        mask = os.umask(0o177)
+        try:
+            self._listener.bind(path)
+        except BaseException:
+            self._listener.close()
+            raise
+        finally:
+            os.umask(mask)
+        accepting(loop, self._listener, self._accept)
+
+    @property
+    def present(self) -> bool:
+        """Whether the companion thread is there: the kernel is up, and can be prepared."""
+        return self._thread is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the companion thread is in the read that keeps the interpreter's lock; true where Linux does not tell."""
+        tid, descriptor = self._place
+        try:
+            with open(f"/proc/{self.pid}/task/{tid}/syscall") as file:
+                words = file.read().split()
+        except OSError:
+            return True
+        return len(words) > 1 and words[1] == hex(descriptor)
+
+    def tell(self, message: Params) -> None:
+        """Send the companion thread a line."""
+        if self._thread is not None:
+            self._thread.send(message)
+
+    def answer(self, message: Params, number: Optional[int] = None) -> None:
+        """Answer the pending request, if it is that one."""
+        request = self.pending
+        if request is not None and number in (None, request.number):
+            self.pending = None
+            request.connection.send(message)
+
+    def close(self) -> None:
+        """Close everything."""
+        self._loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.close()
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+    def _accept(self, sock: socket.socket) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        connection = Connection(self._line, self._lost)
+        self._connections.add(connection)
+        peer = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        connection.is_kernel = peer == self.pid
+        SocketStream(self._loop, sock, connection)
+
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if self.pending is not None and self.pending.connection is connection:
+            self.pending = None
+        if connection is self._thread:
+            self._thread = None
+            self._changed()
+
+    def _line(self, connection: Connection, message: Params) -> None:
+        if connection is self._thread:
+            self._said(message)
+        elif message.get("op") == "companion" and self._thread is None and connection.is_kernel:
+            try:
+                self._place = (int(message["tid"]), int(message["fd"]))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise RemoteProtocolError(f"not a companion's greeting: {error!r}") from error
+            self._thread = connection
+            self._changed()
+        else:
+            self._request(connection, message)
+
+    def _request(self, connection: Connection, message: Params) -> None:
+        op, args, parent = message.get("op"), message.get("args"), message.get("parent")
+        if op not in OPERATIONS or not isinstance(args, dict) or not (parent is None or isinstance(parent, str)):
+            raise RemoteProtocolError("not a request")
+        if self.pending is not None:
+            connection.send({"error": f"another %{self.pending.op} is under way"})
+            return
+        self._number += 1
+        self.pending = Request(connection, self._number, op, parent)
+        if not self._asked(self._number, op, args, parent):
+            self.answer({"error": "the host does not listen"})

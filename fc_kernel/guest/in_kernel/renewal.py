@@ -1,0 +1,75 @@
+"""What a process must not keep when its machine was copied: key, identity, environment, the state of random generators."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+#: Bytes of fresh randomness for each generator; more than any of them holds in entropy.
+SEED_BYTES = 32
+
+
+def renew(session: Any, orders: dict[str, Any]) -> list[str]:
+    """Carry out what the agent orders after a restore: ``key``, ``env``, ``cwd``, ``reseed``. Returns remarks.
+
+    ``session`` is the kernel's ``jupyter_client`` session. The new key comes first: what clients had sent to the machine
+    that was copied is signed with the old one, and is dropped.
+    """
+    remarks: list[str] = []
+    if session is not None and orders.get("key"):
+        session.key = str(orders["key"]).encode()
+        # Message ids begin with it; those of the discarded time would be used a second time.
+        session.session = os.urandom(16).hex()
+    os.environ.update({str(name): str(value) for name, value in (orders.get("env") or {}).items()})
+    if cwd := orders.get("cwd"):
+        try:
+            os.chdir(str(cwd))
+        except OSError as error:
+            remarks.append(f"the working directory {cwd} was not entered: {error.strerror}")
+    _forget_names()
+    if orders.get("reseed", True):
+        remarks += reseed()
+    return remarks
+
+
+def _forget_names() -> None:
+    """Temporary names come from a generator of their own."""
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None  # type: ignore[attr-defined]
+
+
+def reseed() -> list[str]:
+    """Reseed the global generators that are loaded; returns what could not be. A generator of the user's own is not found."""
+    remarks = []
+    for name, seed in _GENERATORS.items():
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        try:
+            seed(module)
+        except Exception as error:  # noqa: BLE001 - of any version, or a user's own module of that name
+            remarks.append(f"{name} was not reseeded: {type(error).__name__}: {error}")
+    return remarks
+
+
+def _random(module: Any) -> None:
+    module.seed(os.urandom(SEED_BYTES))
+
+
+def _ssl(module: Any) -> None:
+    module.RAND_add(os.urandom(SEED_BYTES), float(SEED_BYTES))
+
+
+def _numpy(module: Any) -> None:
+    words = [int.from_bytes(os.urandom(4), "little") for _ in range(SEED_BYTES // 4)]
+    module.seed(words)
+
+
+def _torch(module: Any) -> None:
+    # Also the generators of devices, once they are in use.
+    module.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+
+
+_GENERATORS = {"random": _random, "ssl": _ssl, "numpy.random": _numpy, "torch": _torch}

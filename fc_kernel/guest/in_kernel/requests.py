@@ -1,0 +1,69 @@
+"""Asking the host by way of the agent, from a cell: one connection, one line there, one line back."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any, Optional
+
+from .companion import SOCKET_VARIABLE
+
+READ_BYTES = 1 << 16
+#: A list of many snapshots is some kilobytes.
+MAX_ANSWER_BYTES = 16 << 20
+
+
+class RequestError(RuntimeError):
+    """The host refused, or there is no host; one line says why."""
+
+
+class CellEnded(BaseException):
+    """Ends a cell whose machine was restored from a snapshot that the cell itself had taken. It is no error.
+
+    The rest of the cell has run already, in the machine that the snapshot was taken of.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return []
+
+
+def request(op: str, **args: Any) -> dict[str, Any]:
+    """The host's answer; raises :class:`RequestError`. An interrupt while waiting withdraws the question."""
+    path = os.environ.get(SOCKET_VARIABLE)
+    if not path:
+        raise RequestError("this kernel does not run in a microVM; choose a “Python (microVM)” kernel")
+    line = json.dumps({"op": op, "args": args, "parent": _parent_id()}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(path)
+            sock.sendall(line)
+            received = bytearray()
+            # Waiting like this lets other threads and the channels run, and an interrupt end it.
+            while not received.endswith(b"\n"):
+                data = sock.recv(READ_BYTES)
+                if not data or len(received) > MAX_ANSWER_BYTES:
+                    raise RequestError("the guest's agent gave no answer")
+                received += data
+        except OSError as error:
+            raise RequestError(f"the guest's agent cannot be reached: {error.strerror or error}") from error
+    answer = json.loads(received)
+    if "error" in answer:
+        raise RequestError(" ".join(str(answer["error"]).split()))
+    result: dict[str, Any] = answer["result"]
+    if result.get("role", "source") != "source":
+        raise CellEnded(result.get("name"))
+    return result
+
+
+def _parent_id() -> Optional[str]:
+    """The id of the request that is being executed."""
+    from IPython.core.getipython import get_ipython
+
+    shell = get_ipython()
+    kernel: Any = getattr(shell, "kernel", None)
+    try:
+        msg_id = kernel.get_parent("shell")["header"]["msg_id"]
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return msg_id if isinstance(msg_id, str) else None
