@@ -302,6 +302,8 @@ def test_a_release_need_not_wait_for_the_answer() -> None:
     pair.settle()
     assert pair.ends[HOST].at_rest
     assert pair.log[HOST].count(("Rested", 0)) == 1
+    pair.ends[HOST].release()
+    pair.settle()
     assert pair.received[HOST] == {stream: b"answer"}
 
 

@@ -12,7 +12,7 @@ alone on a :class:`Bench`.
 
 from __future__ import annotations
 
-from . import devices, lifecycle, network, pausing, snapshots, streams  # noqa: F401
+from . import capturing, devices, lifecycle, lineage, network, pausing, snapshots, streams  # noqa: F401
 from .bench import Bench, MakeVmm
 from .check import CHECKS, Check, ConformanceError, NotPossibleHere
 from .suite import Report, check_vmm

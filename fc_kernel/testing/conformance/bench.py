@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import psutil
 
 from ...paths import RunDir, new_vm_id
 from ...spec import DriveSpec, VmSpec
-from ...vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, Vmm
+from ...vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmState
 from .check import expect
-from .guest import BOOT_DEADLINE_S, DEADLINE_S, Guest, within
+from .guest import BOOT_DEADLINE_S, DEADLINE_S, Counters, Guest, within
 
 MakeVmm = Callable[[BootPlan], Vmm]
 
@@ -47,6 +47,9 @@ class Bench:
         self._stack = AsyncExitStack()
         self._shared: tuple[Guest, AsyncExitStack] | None = None
         self._snapshot: SnapshotFiles | None = None
+        #: What machine a snapshot is of, by its vmstate.
+        self._saved: dict[Path, VmSpec] = {}
+        self._copies = 0
         self.capabilities: frozenset[Capability] = frozenset()
 
     async def __aenter__(self) -> Self:
@@ -142,13 +145,54 @@ class Bench:
     async def snapshot_of_shared(self) -> SnapshotFiles:
         """A full snapshot of the shared guest, made once."""
         if self._snapshot is None:
-            vmm = (await self.shared_guest()).vmm
             files = self.new_files("shared")
-            await vmm.pause()
-            await vmm.snapshot(SnapshotCreate(files=files))
-            await vmm.resume()
+            await self.save(await self.shared_guest(), files)
             self._snapshot = files
         return self._snapshot
+
+    async def save(self, guest: Guest, files: SnapshotFiles, *, kind: Literal["full", "diff"] = "full") -> Counters:
+        """Pause, snapshot, resume, written; returns what the guest had counted shortly before."""
+        before = await guest.counters()
+        await guest.vmm.pause()
+        await guest.vmm.snapshot(SnapshotCreate(files=files, kind=kind))
+        expect(guest.vmm.state is VmmState.PAUSED, f"after a snapshot the state is {guest.vmm.state}")
+        await guest.vmm.resume()
+        await within(guest.vmm.written(), "written()")
+        self.knows(guest.vmm, files)
+        return before
+
+    def knows(self, vmm: Vmm, files: SnapshotFiles) -> None:
+        """``files`` are of that VM's machine."""
+        self._saved[files.vmstate] = vmm.plan.spec
+
+    @asynccontextmanager
+    async def loading(self, files: SnapshotFiles) -> AsyncIterator[Vmm]:
+        """As :meth:`vmm`, for a load: its spec is that of the machine which was saved.
+
+        A drive that is written has one VM, so each gets a file of its own.
+        """
+        spec = self._saved.get(files.vmstate, self.spec)
+        drives = []
+        for drive in spec.extra_drives:
+            path = drive.path_on_host
+            if not drive.is_read_only:
+                self._copies += 1
+                path = self.directory / f"copy-{self._copies}"
+                with path.open("wb") as file:
+                    file.truncate(drive.path_on_host.stat().st_size)
+            drives.append(drive.model_copy(update={"path_on_host": path}))
+        async with self.vmm(extra_drives=tuple(drives), network_interfaces=spec.network_interfaces) as vmm:
+            yield vmm
+
+    @asynccontextmanager
+    async def loaded(self, files: SnapshotFiles, **load: Any) -> AsyncIterator[Guest]:
+        """A guest from a snapshot, serving unless ``resume=False``."""
+        async with self.loading(files) as vmm:
+            await vmm.load(SnapshotLoad(files=files, **load))
+            guest = Guest(vmm)
+            if load.get("resume", True):
+                await guest.until_up()
+            yield guest
 
     def new_files(self, name: str) -> SnapshotFiles:
         """Names of files for a snapshot."""

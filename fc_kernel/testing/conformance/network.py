@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ...errors import LaunchError
 from ...spec import NetworkInterface
-from ...vmm.base import Capability, SnapshotCreate, SnapshotLoad, VmmState
+from ...vmm.base import Capability, SnapshotLoad, VmmState
 from .bench import Bench, nothing_runs_in
 from .check import NotPossibleHere, check, expect, refused
 from .devices import GENEROUS
-from .guest import Guest
 
 TUN = Path("/dev/net/tun")
 # linux/if_tun.h
@@ -101,19 +100,14 @@ async def network_is_overridden_at_a_load(bench: Bench) -> None:
         interface = NetworkInterface(iface_id="eth0", host_dev_name=first, guest_mac=MAC)
         files = bench.new_files("network")
         async with bench.guest(network_interfaces=(interface,)) as source:
-            await source.vmm.pause()
-            await source.vmm.snapshot(SnapshotCreate(files=files))
-            await source.vmm.resume()
+            await bench.save(source, files)
             overrides = (NetworkInterface(iface_id="eth0", host_dev_name=second),)
-            async with bench.vmm() as vmm:
-                await vmm.load(SnapshotLoad(files=files, network_overrides=overrides))
-                copy = Guest(vmm)
-                await copy.until_up()
+            async with bench.loaded(files, network_overrides=overrides) as copy:
                 await copy.echoes()
                 await source.echoes()
             unknown = (NetworkInterface(iface_id="eth7", host_dev_name=second),)
             for what, wrong in {"without an override": (), "with an override for eth7": unknown}.items():
-                async with bench.vmm() as vmm:
+                async with bench.loading(files) as vmm:
                     with refused(LaunchError, f"a load {what}"):
                         await vmm.load(SnapshotLoad(files=files, network_overrides=wrong))
                     expect(vmm.pid is None, f"a monitor runs after its load {what} failed")

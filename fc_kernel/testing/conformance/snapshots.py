@@ -5,46 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import LaunchError, MonitorApiError, StateError
 from ...vmm.base import Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
+from ...vmm.pages import PAGE_BYTES, pages_of_diff
 from .. import guest_services as services
 from .bench import Bench, nothing_runs_in
 from .check import check, expect, refused
-from .guest import Counters, Guest
+from .guest import Counters, Guest, within
 
 #: Swallowed before a snapshot, so that a guest that was loaded from it can be told from one that was booted.
 SUNK_BYTES = 12_345
-#: The bit that is flipped, from the end of the file: in the middle of the state, behind any header.
-PAGE_BYTES = 4096
 
 
-@asynccontextmanager
-async def _loaded(bench: Bench, files: SnapshotFiles, **load: Any) -> AsyncIterator[Guest]:
-    """A guest from a snapshot, serving."""
-    async with bench.vmm() as vmm:
-        await vmm.load(SnapshotLoad(files=files, **load))
-        guest = Guest(vmm)
-        if load.get("resume", True):
-            await guest.until_up()
-        yield guest
-
-
-async def _save(guest: Guest, files: SnapshotFiles, *, kind: Any = "full") -> Counters:
-    """Pause, snapshot, resume; returns what the guest had counted shortly before."""
-    before = await guest.counters()
-    await guest.vmm.pause()
-    await guest.vmm.snapshot(SnapshotCreate(files=files, kind=kind))
-    expect(guest.vmm.state is VmmState.PAUSED, f"after a snapshot the state is {guest.vmm.state}")
-    await guest.vmm.resume()
-    return before
-
-
-def _goes_on(now: Counters, before: Counters, what: str) -> None:
+def goes_on(now: Counters, before: Counters, what: str) -> None:
+    """The guest is the one that was saved, at that time or a little later."""
     expect(now.sunk_bytes == before.sunk_bytes, f"{what} had swallowed {now.sunk_bytes} bytes, not {before.sunk_bytes}")
     expect(now.counter >= before.counter, f"{what} counts {now.counter}; before the snapshot it was {before.counter}")
 
@@ -55,14 +32,14 @@ async def full_snapshot_is_loaded_where_it_was(bench: Bench) -> None:
     async with bench.guest() as source:
         await source.sink(os.urandom(SUNK_BYTES))
         files = bench.new_files("full")
-        before = await _save(source, files)
+        before = await bench.save(source, files)
         expect(files.mem.stat().st_size == (bench.spec.mem_size_mib or 0) << 20, "mem is not as large as the memory")
         expect(files.vmstate.stat().st_size > 0, "vmstate is empty")
-        async with _loaded(bench, files) as copy:
+        async with bench.loaded(files) as copy:
             expect(copy.vmm.state is VmmState.RUNNING, f"the loaded VM's state is {copy.vmm.state}")
-            _goes_on(await copy.counters(), before, "the loaded guest")
+            goes_on(await copy.counters(), before, "the loaded guest")
             await copy.sink(b"only here")
-            _goes_on(await source.counters(), before, "the source")
+            goes_on(await source.counters(), before, "the source")
             await asyncio.gather(source.echoes(os.urandom(50_000)), copy.echoes(os.urandom(50_000)))
 
 
@@ -71,7 +48,7 @@ async def snapshot_is_forked(bench: Bench) -> None:
     """Two VMs loaded from one snapshot run side by side, apart from each other, and leave its files as they are."""
     files = await bench.snapshot_of_shared()
     content = files.vmstate.read_bytes(), _sample(files.mem)
-    async with _loaded(bench, files) as one, _loaded(bench, files) as other:
+    async with bench.loaded(files) as one, bench.loaded(files) as other:
         expect(one.vmm.uds_path != other.vmm.uds_path, "both have one socket")
         start = await other.counters()
         await one.sink(os.urandom(1000))
@@ -99,35 +76,23 @@ async def diff_snapshot_completes_its_base(bench: Bench) -> None:
     """A diff snapshot holds what changed since the one before: laid over it, it is the guest at the later time."""
     async with bench.guest() as source:
         base, diff = bench.new_files("base"), bench.new_files("diff")
-        await _save(source, base)
+        await bench.save(source, base)
         await source.sink(os.urandom(SUNK_BYTES))
-        later = await _save(source, diff, kind="diff")
+        later = await bench.save(source, diff, kind="diff")
         expect(diff.mem.stat().st_blocks * 512 < base.mem.stat().st_size, "the diff is as large as the memory")
-        async with _loaded(bench, _completed(bench, base, diff)) as copy:
-            _goes_on(await copy.counters(), later, "the guest loaded from base and diff")
+        async with bench.loaded(_completed(bench, base, diff)) as copy:
+            goes_on(await copy.counters(), later, "the guest loaded from base and diff")
 
 
 def _completed(bench: Bench, base: SnapshotFiles, diff: SnapshotFiles) -> SnapshotFiles:
     """The later state, with the diff laid over a copy of its base."""
     whole = SnapshotFiles(vmstate=diff.vmstate, mem=bench.directory / f"{diff.mem.name}.whole")
     shutil.copyfile(base.mem, whole.mem)
-    _overlay(diff.mem, whole.mem)
+    with whole.mem.open("r+b") as target:
+        for first, data in pages_of_diff(diff.mem):
+            target.seek(first * PAGE_BYTES)
+            target.write(data)
     return whole
-
-
-def _overlay(diff: Path, onto: Path) -> None:
-    """Copy what is not a hole."""
-    with diff.open("rb") as source, onto.open("r+b") as target:
-        end, at = diff.stat().st_size, 0
-        while at < end:
-            try:
-                start = os.lseek(source.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                return  # a hole to the end
-            at = os.lseek(source.fileno(), start, os.SEEK_HOLE)
-            source.seek(start)
-            target.seek(start)
-            target.write(source.read(at - start))
 
 
 @check(Capability.SNAPSHOT)
@@ -135,25 +100,25 @@ async def loaded_guest_can_be_saved_again(bench: Bench) -> None:
     """A loaded VM is as good as a booted one: it can be paused, saved and loaded in its turn."""
     files = await bench.snapshot_of_shared()
     again = bench.new_files("again")
-    async with _loaded(bench, files) as copy:
+    async with bench.loaded(files) as copy:
         await copy.sink(os.urandom(SUNK_BYTES))
-        before = await _save(copy, again)
+        before = await bench.save(copy, again)
         await copy.vmm.pause()
         await copy.vmm.resume()
         await copy.echoes()
-    async with _loaded(bench, again) as grandchild:
-        _goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's snapshot")
+    async with bench.loaded(again) as grandchild:
+        goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's snapshot")
 
 
 @check(Capability.SNAPSHOT, Capability.DIFF_SNAPSHOT)
 async def loaded_guest_has_its_snapshot_as_the_base(bench: Bench) -> None:
     """The first diff snapshot of a loaded VM completes the snapshot that it was loaded from."""
     base, diff = await bench.snapshot_of_shared(), bench.new_files("diff-of-loaded")
-    async with _loaded(bench, base) as copy:
+    async with bench.loaded(base) as copy:
         await copy.sink(os.urandom(SUNK_BYTES))
-        before = await _save(copy, diff, kind="diff")
-    async with _loaded(bench, _completed(bench, base, diff)) as grandchild:
-        _goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's diff")
+        before = await bench.save(copy, diff, kind="diff")
+    async with bench.loaded(_completed(bench, base, diff)) as grandchild:
+        goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's diff")
 
 
 @check(Capability.SNAPSHOT)
@@ -170,19 +135,21 @@ async def cancelled_snapshot_leaves_no_file(bench: Bench) -> None:
             expect(guest.vmm.state is VmmState.PAUSED, f"the state is {guest.vmm.state}")
             if saving.cancelled():
                 expect(not files.vmstate.exists() and not files.mem.exists(), "a cancelled snapshot left a file")
+            else:
+                await within(guest.vmm.written(), "written()")
         await guest.vmm.resume()
         await guest.echoes()
         after = bench.new_files("after-cancelled")
-        before = await _save(guest, after)
-        async with _loaded(bench, after) as copy:
-            _goes_on(await copy.counters(), before, "the guest loaded from the next snapshot")
+        before = await bench.save(guest, after)
+        async with bench.loaded(after) as copy:
+            goes_on(await copy.counters(), before, "the guest loaded from the next snapshot")
 
 
 @check(Capability.SNAPSHOT)
 async def loads_without_resuming(bench: Bench) -> None:
     """With resume=False the loaded VM is paused until it is resumed."""
     files = await bench.snapshot_of_shared()
-    async with _loaded(bench, files, resume=False) as copy:
+    async with bench.loaded(files, resume=False) as copy:
         expect(copy.vmm.state is VmmState.PAUSED, f"the state is {copy.vmm.state}")
         with refused(StateError, "pause() of a VM that was loaded paused"):
             await copy.vmm.pause()
@@ -234,10 +201,11 @@ async def failed_snapshot_leaves_the_vm(bench: Bench) -> None:
         await guest.echoes()
 
 
-async def _is_refused(bench: Bench, files: SnapshotFiles, what: str) -> None:
-    async with bench.vmm() as vmm:
+async def is_refused(bench: Bench, files: SnapshotFiles, what: str, **load: Any) -> None:
+    """Loading is one LaunchError, and nothing is left."""
+    async with bench.loading(await bench.snapshot_of_shared()) as vmm:
         with refused(LaunchError, f"load() of {what}") as refusal:
-            await vmm.load(SnapshotLoad(files=files))
+            await vmm.load(SnapshotLoad(files=files, **load))
         expect(str(refusal.error), "the error says nothing")
         expect(vmm.pid is None, f"a monitor runs after it refused {what}")
         nothing_runs_in(vmm.plan.run_dir)
@@ -253,7 +221,7 @@ async def damaged_vmstate_is_refused(bench: Bench) -> None:
     state[len(state) // 2] ^= 1
     bad = SnapshotFiles(vmstate=bench.directory / "flipped.vmstate", mem=good.mem)
     bad.vmstate.write_bytes(state)
-    await _is_refused(bench, bad, "a damaged vmstate")
+    await is_refused(bench, bad, "a damaged vmstate")
     await (await bench.shared_guest()).echoes()
 
 
@@ -264,7 +232,7 @@ async def truncated_mem_is_refused(bench: Bench) -> None:
     bad = SnapshotFiles(vmstate=good.vmstate, mem=bench.directory / "short.mem")
     with good.mem.open("rb") as file:
         bad.mem.write_bytes(file.read(good.mem.stat().st_size // 2))
-    await _is_refused(bench, bad, "a truncated mem")
+    await is_refused(bench, bad, "a truncated mem")
 
 
 @check(Capability.SNAPSHOT)
@@ -272,16 +240,16 @@ async def missing_files_are_refused(bench: Bench) -> None:
     """A snapshot without its files is one LaunchError, and nothing is left."""
     good = await bench.snapshot_of_shared()
     nothing = bench.new_files("never-written")
-    await _is_refused(bench, SnapshotFiles(vmstate=nothing.vmstate, mem=good.mem), "a missing vmstate")
-    await _is_refused(bench, SnapshotFiles(vmstate=good.vmstate, mem=nothing.mem), "a missing mem")
+    await is_refused(bench, SnapshotFiles(vmstate=nothing.vmstate, mem=good.mem), "a missing vmstate")
+    await is_refused(bench, SnapshotFiles(vmstate=good.vmstate, mem=nothing.mem), "a missing mem")
 
 
 @check(Capability.SNAPSHOT)
 async def cancelled_load_leaves_nothing(bench: Bench) -> None:
     """A load that is cancelled leaves no process; the snapshot can still be loaded."""
     files = await bench.snapshot_of_shared()
-    for delay_s in (0.0, 0.002, 0.01):
-        async with bench.vmm() as vmm:
+    for delay_s in (0.0, 0.002, 0.01, 0.03):
+        async with bench.loading(files) as vmm:
             loading = asyncio.ensure_future(vmm.load(SnapshotLoad(files=files)))
             await asyncio.wait({loading}, timeout=delay_s)
             loading.cancel()
@@ -289,7 +257,7 @@ async def cancelled_load_leaves_nothing(bench: Bench) -> None:
             if loading.cancelled() or loading.exception() is not None:
                 expect(vmm.pid is None, f"a monitor runs after its load was cancelled after {delay_s} s")
                 nothing_runs_in(vmm.plan.run_dir)
-    async with _loaded(bench, files) as copy:
+    async with bench.loaded(files) as copy:
         await copy.echoes()
 
 
@@ -297,10 +265,10 @@ async def cancelled_load_leaves_nothing(bench: Bench) -> None:
 async def vsock_is_overridden_at_a_load(bench: Bench) -> None:
     """vsock_override gives the loaded VM's socket another name, absolute or relative."""
     files = await bench.snapshot_of_shared()
-    async with _loaded(bench, files, vsock_override=Path("renamed.sock")) as copy:
+    async with bench.loaded(files, vsock_override=Path("renamed.sock")) as copy:
         expect(copy.vmm.uds_path == copy.vmm.plan.run_dir / "renamed.sock", f"uds_path is {copy.vmm.uds_path}")
         await copy.echoes()
-        async with bench.vmm() as vmm:
+        async with bench.loading(files) as vmm:
             absolute = vmm.plan.run_dir / "absolute.sock"
             await vmm.load(SnapshotLoad(files=files, vsock_override=absolute))
             expect(vmm.uds_path == absolute, f"uds_path is {vmm.uds_path}")

@@ -139,6 +139,8 @@ def snapshot_load(load: SnapshotLoad, features: Features) -> Request:
             {"iface_id": interface.iface_id, "host_dev_name": interface.host_dev_name}
             for interface in load.network_overrides
         ]
+    if load.layers:
+        raise UnsupportedByMonitor("layers over a snapshot's memory", needs="QEMU", found=str(features))
     if load.vsock_override is not None:
         if not features.vsock_override:
             raise UnsupportedByMonitor("vsock_override", needs="Firecracker 1.16.0", found=str(features))

@@ -70,7 +70,7 @@ def command_line(
     for drive in spec.extra_drives:
         words += _drive(drive.drive_id, drive.path_on_host, read_only=drive.is_read_only, limiter=drive.rate_limiter)
     for interface in spec.network_interfaces:
-        words += _network(interface, program)
+        words += _network(interface)
     return words
 
 
@@ -92,6 +92,10 @@ def check_supported(plan: BootPlan, program: QemuProgram) -> None:
         raise UnsupportedByMonitor("restore_from", needs="Firecracker 1.12", found=found)
     if plan.spec.vsock is not None:
         raise UnsupportedByMonitor("vsock (a chosen cid)", needs="Firecracker 1.12", found=found)
+    for interface in plan.spec.network_interfaces:
+        if interface.rx_rate_limiter or interface.tx_rate_limiter:
+            what = f"a rate limiter on the network interface {interface.iface_id!r}"
+            raise UnsupportedByMonitor(what, needs="Firecracker 1.12", found=found)
     devices = OWN_DEVICES + (plan.spec.rootfs is not None)
     devices += len(plan.spec.extra_drives) + len(plan.spec.network_interfaces)
     if devices > MAX_DEVICES:
@@ -134,13 +138,7 @@ def _throttle(what: str, bucket: TokenBucket | None) -> list[str]:
     return [f"throttling.{what}-total={per_second}", f"throttling.{what}-total-max={burst}"]
 
 
-def _network(interface: NetworkInterface, program: QemuProgram) -> list[str]:
-    if interface.rx_rate_limiter or interface.tx_rate_limiter:
-        raise UnsupportedByMonitor(
-            f"a rate limiter on the network interface {interface.iface_id!r}",
-            needs="Firecracker 1.12",
-            found=f"QEMU {program.version}",
-        )
+def _network(interface: NetworkInterface) -> list[str]:
     name = f"net-{interface.iface_id}"
     device = f"virtio-net-device,netdev={name}"
     if interface.guest_mac:

@@ -276,10 +276,11 @@ class QemuVmm(ProcessVmm):
         if capture is None:
             capture = await _blocking(lambda: Capture(memory))
         devices = self.plan.run_dir / DEVICES_FILE
-        # Both to their ends, whatever becomes of the other: a thread that copies is not left alone.
+        # Both to their ends, whatever becomes of the other: a thread that copies is not left alone. ("live" is for a VM that
+        # goes on elsewhere: its drives would be given up.)
         done = await asyncio.gather(
             saving.take(capture),
-            self._execute("xen-save-devices-state", filename=DEVICES_FILE, live=True),
+            self._execute("xen-save-devices-state", filename=DEVICES_FILE, live=False),
             return_exceptions=True,
         )
         try:

@@ -80,10 +80,14 @@ class GuestMemory:
         """The pages that are the process's own, ascending; all others are as in the file (or zero, where there is none)."""
         with _named(self._pid):
             try:
-                return list(self._scanned())
+                found = list(self._scanned())
             except OSError:
                 # Before Linux 6.7.
-                return list(self._looked_up())
+                found = list(self._looked_up())
+            # A process that has ended has no page, and no table either.
+            if not os.pread(self._pagemap, PAGEMAP_ENTRY_BYTES, self._address // PAGE_BYTES * PAGEMAP_ENTRY_BYTES):
+                raise MonitorError(f"the memory of process {self._pid} cannot be read: it has ended")
+        return found
 
     def _scanned(self) -> Iterator[Region]:
         end = self._address + self.size_bytes
@@ -131,6 +135,8 @@ class GuestMemory:
         self._transfer(_libc.process_vm_writev, regions, data, "written")
 
     def _transfer(self, call: ctypes._CFuncPtr, regions: Sequence[Region], data: memoryview, what: str) -> None:  # type: ignore[name-defined]
+        if not regions:
+            return
         local = ctypes.addressof(ctypes.c_char.from_buffer(data))
         done = 0
         for at in range(0, len(regions), MAX_IOV):
