@@ -16,13 +16,18 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKerne
 from traitlets import TraitError
 
 from .errors import ConfigError, SpecError
-from .settings import parse_settings
+from .settings import CONNECTION_FILE, parse_settings
 
 DEFAULT_NAME = "fc-python3"
 PROVISIONER = "fc-provisioner"
 
 #: What ``jupyter_client`` accepts as a kernel name; checked here so that the error is ours and clear.
 NAME_PATTERN = re.compile(r"[a-z0-9._-]{1,64}\Z", re.ASCII)
+#: Menus and notebooks show it.
+MAX_LANGUAGE = 64
+#: What our own kernel can do, and what only files of its own show.
+PYTHONS_OWN = ("debugger", "supported_features")
+LOGOS = "logo-*"
 
 #: In a wheel the files are beside the code; in a checkout they are at the top.
 _CANDIDATES = (Path(__file__).parent / "kernelspec_data", Path(__file__).parent.parent / "kernelspec")
@@ -38,6 +43,10 @@ class Profile:
     config: Mapping[str, Any] = field(default_factory=dict)
     #: Environment of the kernel in the guest.
     env: Mapping[str, str] = field(default_factory=dict)
+    #: Of the kernel whose command ``config["argv"]`` is.
+    language: str | None = None
+    #: How such a kernel is interrupted: by SIGINT, or by a message on its control channel.
+    interrupt_mode: str = "signal"
 
 
 def source_dir() -> Path:
@@ -49,22 +58,48 @@ def source_dir() -> Path:
 
 
 def kernel_json(profile: Profile) -> dict[str, Any]:
-    """The profile's ``kernel.json``; raises :class:`~fc_kernel.errors.SpecError` for a bad name or setting."""
+    """The profile's ``kernel.json``; raises :class:`~fc_kernel.errors.SpecError` for a bad name, language or setting."""
     if not NAME_PATTERN.match(profile.name):
         raise SpecError("name", profile.name, "1 to 64 of a-z 0-9 . _ -")
     config = {name: value for name, value in profile.config.items() if value is not None}
     parse_settings(config, source="the profile")
+    _check_language(profile, config)
     spec: dict[str, Any] = json.loads((source_dir() / "kernel.json").read_text())
     # An absolute interpreter, because launchers that are not Jupyter's do not replace a bare "python".
     spec["argv"][0] = sys.executable
     if profile.display_name:
         spec["display_name"] = profile.display_name
+    elif _foreign(config):
+        spec["display_name"] = f"{profile.language} (microVM)"
     elif profile.name != DEFAULT_NAME:
         spec["display_name"] = f"{spec['display_name']} · {profile.name}"
+    if _foreign(config):
+        spec["language"] = profile.language
+        spec["interrupt_mode"] = profile.interrupt_mode
+        del spec["kernel_protocol_version"]
+        for feature in PYTHONS_OWN:
+            del spec["metadata"][feature]
     spec["metadata"]["kernel_provisioner"]["config"] = config
+    if config:
+        # For clients that ignore provisioners. What they would put in the place of the connection file is the host's.
+        escaped = json.dumps(config).replace(CONNECTION_FILE, CONNECTION_FILE.replace("{", "\\u007b"))
+        spec["argv"] += ["--settings", escaped]
     if profile.env:
         spec["env"] = dict(profile.env)
     return spec
+
+
+def _foreign(config: Mapping[str, Any]) -> bool:
+    """Whether the settings name a kernel of another language."""
+    return config.get("argv") is not None
+
+
+def _check_language(profile: Profile, config: Mapping[str, Any]) -> None:
+    language = profile.language
+    if _foreign(config) != (language is not None):
+        raise SpecError("language", language, "with argv the name of the kernel's language, without argv none")
+    if language is not None and not (0 < len(language) <= MAX_LANGUAGE and language.isprintable()):
+        raise SpecError("language", language, f"1 to {MAX_LANGUAGE} printable characters")
 
 
 def install(profile: Profile, *, user: bool = False, prefix: str | None = None) -> Path:
@@ -77,7 +112,9 @@ def install(profile: Profile, *, user: bool = False, prefix: str | None = None) 
     try:
         with tempfile.TemporaryDirectory() as staging:
             staged = Path(staging) / profile.name
-            shutil.copytree(source_dir(), staged)
+            # The logos are Python's.
+            ignored = shutil.ignore_patterns(LOGOS) if _foreign(profile.config) else None
+            shutil.copytree(source_dir(), staged, ignore=ignored)
             (staged / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
             return Path(KernelSpecManager().install_kernel_spec(str(staged), profile.name, user=user, prefix=prefix))
     except OSError as error:

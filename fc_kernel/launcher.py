@@ -119,7 +119,7 @@ async def serve(
     """
     config = load_config(Config())
     resolved = await resolve_settings(config, profile={}, environ=os.environ, cwd=Path.cwd(), call=settings)
-    request = KernelRequest(resolved=resolved, env=guest_environment(os.environ, {}))
+    request = KernelRequest(resolved=resolved, argv=resolved.argv, env=guest_environment(os.environ, {}))
     loop = asyncio.get_running_loop()
     serving = asyncio.current_task()
     assert serving is not None  # noqa: S101 - this is a coroutine

@@ -119,13 +119,14 @@ class FcProvisioner(KernelProvisionerBase):
             notebook=given,
             call=call,
         )
-        self._request = KernelRequest(resolved=resolved, env=guest_environment(environ, spec_env))
+        env = guest_environment(environ, spec_env)
+        self._request = KernelRequest(resolved=resolved, argv=resolved.argv, env=env)
         return prepared
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Boot (or go on in) the VM and start the kernel; on any error, and when cancelled, nothing is left.
 
-        ``cmd`` is the launcher's, for clients without provisioners; the guest runs its own ipykernel.
+        ``cmd`` is the launcher's, for clients without provisioners; the guest's command is the setting ``argv``.
         """
         request, config = self._request, self._config
         if request is None or config is None:

@@ -50,6 +50,8 @@ class Resolved:
     network: str
     start_timeout_s: float
     workspace: str | None = None
+    #: The kernel's command in the guest; ``None`` is the guest's own ipykernel.
+    argv: tuple[str, ...] | None = None
 
 
 #: Fields that reach for the host; what an untrusted source says there is refused.
@@ -101,6 +103,7 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
         network=network,
         start_timeout_s=settings.start_timeout_s or limits.max_start_timeout_s,
         workspace=settings.workspace,
+        argv=settings.argv,
     )
 
 

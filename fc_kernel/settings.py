@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict, WithJsonSchema
 
 from .errors import SpecError
 from .spec import Name, VmSpec, parse
@@ -19,9 +19,49 @@ MAX_SETTINGS_BYTES = 64 << 10
 MAX_DEPTH = 12
 #: An hour is more than any boot takes, and keeps a forgotten start from waiting for ever.
 MAX_START_TIMEOUT_S = 3600.0
+#: A program and its options, among which may be a little code for an interpreter.
+MAX_ARGV_WORDS, MAX_ARGV_WORD = 64, 4096
+#: In a kernel's command the place of its connection file, as kernelspecs have it.
+CONNECTION_FILE = "{connection_file}"
 
 Monitor = Literal["auto", "firecracker", "qemu", "fake"]
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+
+
+def _word(word: str) -> str:
+    if not (0 < len(word) <= MAX_ARGV_WORD and word.isascii() and word.isprintable()):
+        raise ValueError(f"words of 1 to {MAX_ARGV_WORD} printable ASCII characters")
+    return word
+
+
+def _command(words: tuple[str, ...]) -> tuple[str, ...]:
+    if len(words) > MAX_ARGV_WORDS or sum(word.count(CONNECTION_FILE) for word in words) != 1:
+        raise ValueError(f"at most {MAX_ARGV_WORDS} words, with {CONNECTION_FILE} in them once")
+    return words
+
+
+_PLACE = CONNECTION_FILE.replace("{", r"\{").replace("}", r"\}")
+Argv = Annotated[
+    tuple[Annotated[str, Strict(), AfterValidator(_word)], ...],
+    Field(strict=False),
+    AfterValidator(_command),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "maxItems": MAX_ARGV_WORDS,
+            "items": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": MAX_ARGV_WORD,
+                "pattern": "^[ -~]*$",
+                "not": {"pattern": f"{_PLACE}.*{_PLACE}"},
+            },
+            "contains": {"type": "string", "pattern": _PLACE},
+            "minContains": 1,
+            "maxContains": 1,
+        }
+    ),
+]
 
 
 class KernelSettings(VmSpec):
@@ -32,6 +72,9 @@ class KernelSettings(VmSpec):
     """
 
     image: Name | None = Field(None, description="name of the guest image")
+    argv: Argv | None = Field(
+        None, description="the kernel's command in the guest, with {connection_file} in it; null is the image's Python"
+    )
     monitor: Monitor | None = Field(None, description="the program that runs the VM; auto takes the best of the host")
     minimum_tier: Literal["jailed", "kvm", "emulated", "none"] | None = Field(
         None, description="refuse to start with less isolation than this"

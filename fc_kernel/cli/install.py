@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
+from typing import Any
 
 from jupyter_core.application import base_aliases, base_flags
-from traitlets import Bool, Integer, List, Unicode
+from traitlets import Bool, Enum, Integer, List, Unicode
 
 from .. import kernelspec
 from .command import Command
 
 
 class InstallCommand(Command):
-    """Install the kernelspec, so that every Jupyter client can choose it; with sizes, a profile of its own."""
+    """Install the kernelspec, so that every Jupyter client can choose it; with sizes, a profile of its own.
+
+    With ``--argv`` and ``--language`` it is that of another kernel than Python's, which an image has.
+    """
 
     description = __doc__
     examples = """
     fc-kernel install --sys-prefix
     jupyter fc-kernel install --user --name fc-big --vcpus 4 --mem 8192 --display-name "Python (4 vCPU, 8 GiB)"
+    fc-kernel install --user --name r --image r --language R --argv "R --slave -e IRkernel::main() --args {connection_file}"
     """
     command_word = "install"
     aliases = {
@@ -29,6 +36,9 @@ class InstallCommand(Command):
         "mem": "InstallCommand.mem_size_mib",
         "image": "InstallCommand.image",
         "network": "InstallCommand.network",
+        "argv": "InstallCommand.argv_words",
+        "language": "InstallCommand.language",
+        "interrupt-mode": "InstallCommand.interrupt_mode",
         "env": "InstallCommand.env",
     }
     flags = {
@@ -45,6 +55,11 @@ class InstallCommand(Command):
     mem_size_mib = Integer(None, allow_none=True, help="memory of this profile in MiB").tag(config=True)
     image = Unicode("", help="guest image of this profile").tag(config=True)
     network = Unicode("", help="network profile, as the administrator named it").tag(config=True)
+    argv_words = Unicode(
+        "", help="the kernel's command in the guest, with {connection_file}: as for a shell, or a JSON list"
+    ).tag(config=True)
+    language = Unicode("", help="language of that kernel").tag(config=True)
+    interrupt_mode = Enum(("signal", "message"), "signal", help="how that kernel is interrupted").tag(config=True)
     env = List(Unicode(), help="NAME=VALUE for the kernel's environment in the guest").tag(config=True)
 
     def run(self) -> None:
@@ -65,11 +80,24 @@ class InstallCommand(Command):
                 "mem_size_mib": self.mem_size_mib,
                 "image": self.image or None,
                 "network": self.network or None,
+                "argv": self._command(),
             },
             env=env,
+            language=self.language or None,
+            interrupt_mode=self.interrupt_mode,
         )
         where = kernelspec.install(profile, user=self.user, prefix=self.prefix or None)
         self.out.print(f"installed {profile.name} in {where}", markup=False)
+
+    def _command(self) -> Any:
+        """The words of ``--argv``; what they may be is the setting's to say."""
+        text = self.argv_words.strip()
+        try:
+            if text.startswith("["):
+                return json.loads(text)
+            return shlex.split(text) or None
+        except (ValueError, RecursionError) as error:
+            self.usage_error(f"--argv takes words as for a shell, or a JSON list; {text!r:.80}: {error}")
 
 
 class UninstallCommand(Command):

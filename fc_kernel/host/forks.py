@@ -83,7 +83,8 @@ async def standalone(
         endpoint_dir=endpoint_dir,
     )
     try:
-        await session.start(KernelRequest(resolved=request.resolved, env=request.env))
+        resolved = request.resolved
+        await session.start(KernelRequest(resolved=resolved, argv=resolved.argv, env=request.env))
         info: dict[str, Any] = {
             "transport": "ipc",
             "ip": ip,

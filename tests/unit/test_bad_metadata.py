@@ -30,8 +30,10 @@ IDENTIFIER = "1 to 64 of A-Z a-z 0-9 _"
 PATH = "a path of at most 4095 bytes without '..' and NUL"
 WHOLE = "a whole number"
 OBJECT = "an object of names and values"
-NAMES = "one of: boot_args, extra_drives, image, kernel, mem_size_mib"
+NAMES = "one of: argv, boot_args, extra_drives, image, kernel, mem_size_mib"
 NIC_NAMES = "one of: guest_mac, host_dev_name, iface_id, rx_rate_limiter, tx_rate_limiter"
+COMMAND = "at most 64 words, with {connection_file} in them once"
+WORDS = "words of 1 to 4096 printable ASCII characters"
 UNICODE = "a string of Unicode characters"
 HOST = "nothing; the administrator has not allowed this source to reach for the host (allow_host_paths_from)"
 LIMITS: dict[str, Any] = {
@@ -133,6 +135,20 @@ SPEC_ERRORS: dict[str, tuple[Any, str, str, str]] = {
     "path with NUL": ({"rootfs": "/a\0b"}, "rootfs", "'/a\\x00b'", PATH),
     "path of 4096 bytes": ({"rootfs": "/" + "a" * 4095}, "rootfs", "'/" + "a" * 77 + "…", PATH),
     "number for a path": ({"kernel": 5}, "kernel", "5", "a path as a string"),
+    "command as one text": ({"argv": "R {connection_file}"}, "argv", "'R {connection_file}'", "a list"),
+    "empty command": ({"argv": []}, "argv", "[]", COMMAND),
+    "command without its file": ({"argv": ["R"]}, "argv", "['R']", COMMAND),
+    "file twice": ({"argv": ["R", "{connection_file}", "{connection_file}"]}, "argv", "['R', ", COMMAND),
+    "file twice in a word": ({"argv": ["R", "{connection_file}{connection_file}"]}, "argv", "['R', ", COMMAND),
+    "65 words": ({"argv": ["R"] * 64 + ["{connection_file}"]}, "argv", "['R', 'R'", COMMAND),
+    "empty word": ({"argv": ["", "{connection_file}"]}, "argv[0]", "''", WORDS),
+    "word of 4097 characters": ({"argv": ["a" * 4097, "{connection_file}"]}, "argv[0]", "'aaa", WORDS),
+    "word of two lines": ({"argv": ["R", "a\nb", "{connection_file}"]}, "argv[1]", "'a\\nb'", WORDS),
+    "word with NUL": ({"argv": ["R\0", "{connection_file}"]}, "argv[0]", "'R\\x00'", WORDS),
+    "word with an escape": ({"argv": ["R", "\x1b[2J", "{connection_file}"]}, "argv[1]", "'\\x1b[2J'", WORDS),
+    "word with a letter of Unicode": ({"argv": ["Я", "{connection_file}"]}, "argv[0]", "'Я'", WORDS),
+    "number for a word": ({"argv": ["R", 5, "{connection_file}"]}, "argv[1]", "5", "a string"),
+    "object for a command": ({"argv": {"R": "{connection_file}"}}, "argv", "{'R'", "a list"),
     "boot arguments on two lines": ({"boot_args": "a\nb"}, "boot_args", "'a\\nb'", "printable ASCII on one line"),
     "boot arguments with umlauts": ({"boot_args": "ä"}, "boot_args", "'ä'", "printable ASCII on one line"),
     "long boot arguments": ({"boot_args": "a" * 2049}, "boot_args", "'" + "a" * 78 + "…", "at most 2048 characters"),

@@ -73,6 +73,9 @@ USAGE_ERRORS = {
     "ps --bogus=1": "fc-kernel ps: there is no option --bogus",
     "install --vcpu=4": "fc-kernel install: there is no option --vcpu ",
     "install --env NAME": "fc-kernel install: --env takes NAME=VALUE, not 'NAME'",
+    "install --argv 'R": "fc-kernel install: --argv takes words as for a shell, or a JSON list",
+    "install --argv [": "fc-kernel install: --argv takes words as for a shell, or a JSON list",
+    "install --interrupt-mode shout": "signal",
     "install --user --prefix /nowhere": "exclude each other",
     "install --vcpus many": "expected an int, not the str 'many'",
     "execute a.ipynb --timeout soon": "expected an int, not the str 'soon'",
@@ -102,6 +105,9 @@ ERRORS = {
     "uninstall nope": "fc-kernel uninstall: no kernelspec is called 'nope'",
     "install --name A/b --sys-prefix": "fc-kernel install: name is 'A/b'; allowed: 1 to 64 of a-z",
     "install --vcpus 999 --sys-prefix": "fc-kernel install: vcpu_count (from the profile) is 999; allowed: at most 255",
+    "install --argv R --sys-prefix": "fc-kernel install: argv (from the profile) is ['R']; allowed: at most 64 words, with",
+    "install --argv {connection_file} --sys-prefix": "fc-kernel install: language is None; allowed: with argv the name",
+    "install --language R --sys-prefix": "fc-kernel install: language is 'R'; allowed: with argv the name",
     "install --mem 0 --sys-prefix": "fc-kernel install: mem_size_mib (from the profile) is 0; allowed: at least 1",
     "execute /nowhere/a.ipynb": "fc-kernel execute: cannot read the notebook '/nowhere/a.ipynb'",
 }
@@ -153,6 +159,20 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     called = call("uninstall", "fc-user")
     assert called.status == 0
     assert called.out == f"removed {tmp_path / 'JUPYTER_DATA_DIR/kernels/fc-user'}\n"
+
+
+R = ["R", "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"]
+
+
+@pytest.mark.parametrize(
+    "argv", [json.dumps(R), " ".join(R), "R --slave -e 'IRkernel::main()' --args {connection_file}"]
+)
+def test_install_for_another_language(tmp_path: Path, argv: str) -> None:
+    words = ["--prefix", str(tmp_path), "--name", "r", "--image", "r", "--language", "R", "--display-name", "R in a VM"]
+    assert call("install", *words, "--interrupt-mode", "message", "--argv", argv).status == 0
+    spec = json.loads((tmp_path / "share/jupyter/kernels/r/kernel.json").read_text())
+    assert spec["metadata"]["kernel_provisioner"]["config"] == {"image": "r", "argv": R}
+    assert (spec["display_name"], spec["language"], spec["interrupt_mode"]) == ("R in a VM", "R", "message")
 
 
 def test_nothing_runs() -> None:

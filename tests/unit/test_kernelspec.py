@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
 
 from fc_kernel import kernelspec
 from fc_kernel.errors import ConfigError, SpecError
@@ -53,6 +54,40 @@ def test_a_profile(tmp_path: Path) -> None:
     assert spec_of(install(Profile(name="fc-other"), prefix=str(tmp_path)))["display_name"].endswith("· fc-other")
 
 
+R = ["R", "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"]
+
+
+def test_a_kernel_of_another_language(tmp_path: Path) -> None:
+    profile = Profile(name="r", config={"image": "r", "argv": R}, language="R", interrupt_mode="message")
+    where = install(profile, prefix=str(tmp_path))
+    assert [path.name for path in where.iterdir()] == ["kernel.json"]
+    spec = KernelSpecManager().get_kernel_spec("r")
+    assert (spec.display_name, spec.language, spec.interrupt_mode) == ("R (microVM)", "R", "message")
+    assert set(spec.metadata) == {"supported_encryption", "kernel_provisioner"}
+    assert spec.metadata["kernel_provisioner"]["config"] == {"image": "r", "argv": R}
+    named = Profile(name="r", display_name="Statistics", config={"argv": R}, language="R")
+    assert kernel_json(named)["display_name"] == "Statistics"
+
+
+async def test_clients_that_run_the_launcher_get_the_settings_too(tmp_path: Path) -> None:
+    install(Profile(name="r", config={"image": "r", "argv": R}, language="R"), prefix=str(tmp_path))
+    manager = KernelManager(kernel_name="r", connection_file=str(tmp_path / "connection.json"))
+    command = manager.format_kernel_cmd()
+    assert command[1:5] == ["-m", "fc_kernel.launcher", "-f", manager.connection_file]
+    assert command[5] == "--settings"
+    assert json.loads(command[6]) == {"image": "r", "argv": R}
+
+
+@pytest.mark.parametrize(
+    ("config", "language"),
+    [({}, "R"), ({"argv": R}, None), ({"argv": R}, ""), ({"argv": R}, "R\n"), ({"argv": R}, "R" * 65)],
+)
+def test_languages_that_are_none(config: dict[str, Any], language: str | None) -> None:
+    with pytest.raises(SpecError) as caught:
+        kernel_json(Profile(name="r", config=config, language=language))
+    assert caught.value.field == "language"
+
+
 def test_installing_again_replaces_it(tmp_path: Path) -> None:
     install(Profile(config={"vcpu_count": 4}), prefix=str(tmp_path))
     spec = spec_of(install(Profile(), prefix=str(tmp_path)))
@@ -72,7 +107,15 @@ def test_names_that_are_none(name: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"vcpu_count": 0}, {"vcpu_count": "4"}, {"vcpus": 4}, {"image": "../x"}, {"kernel": ""}, {"mem_size_mib": 2**40}],
+    [
+        {"vcpu_count": 0},
+        {"vcpu_count": "4"},
+        {"vcpus": 4},
+        {"image": "../x"},
+        {"kernel": ""},
+        {"mem_size_mib": 2**40},
+        {"argv": []},
+    ],
 )
 def test_settings_are_checked_before_anything_is_installed(
     config: dict[str, Any], kernels: Path, tmp_path: Path
@@ -89,7 +132,7 @@ def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_no_room_for_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **_named: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copytree", full)

@@ -63,6 +63,13 @@ def test_the_later_source_wins_field_by_field() -> None:
     assert (found.spec.vcpu_count, found.image, found.workspace, found.spec.mem_size_mib) == (3, "geo", "w", 512)
 
 
+def test_a_kernel_of_another_language_runs_in_the_guest_so_anybody_may_name_it() -> None:
+    words = ["R", "--args", "{connection_file}"]
+    assert resolved({"image": "geo", "argv": words}, {"argv": None}).argv == tuple(words)
+    assert resolved({"argv": words}, {"argv": ["node", "kernel.js", "{connection_file}"]}).argv is not None
+    assert resolved({"image": "geo"}).argv is None
+
+
 def test_null_leaves_the_field_to_the_sources_before() -> None:
     drives = [{"drive_id": "d", "path_on_host": "/d", "is_read_only": True}]
     found = resolved(

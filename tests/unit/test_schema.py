@@ -23,6 +23,7 @@ from .test_spec import WHOLE
 GOOD: dict[str, Any] = {
     **WHOLE,
     "image": "default",
+    "argv": ["R", "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"],
     "monitor": "qemu",
     "minimum_tier": "kvm",
     "network": "none",
