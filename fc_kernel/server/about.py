@@ -12,13 +12,13 @@ from tornado import web
 from .. import __version__
 from ..config import FcKernelConfig
 from ..errors import FcKernelError, SpecError
-from ..host.select import best_monitor
+from ..host.select import choose_monitor
 from .base import Handler
 from .failures import without_host_paths
 from .hosting import in_thread
 from .models import MAX_FORKS, Limits, Status
 from .openapi import description
-from .settings_schema import check_settings, limited_schema
+from .settings_schema import check_settings, defaults_of, limited_schema
 
 
 class StatusHandler(Handler):
@@ -85,7 +85,7 @@ def settings_of(body: bytes) -> dict[str, Any]:
 def best_tier(config: FcKernelConfig) -> tuple[str | None, str]:
     """The tier that a kernel with default settings gets, and where there is none the reason."""
     try:
-        return str(best_monitor(config.monitor, config).tier), ""
+        return str(choose_monitor(defaults_of(config), config).tier), ""
     except FcKernelError as error:
         return None, without_host_paths(str(error).partition("\n")[0])
 

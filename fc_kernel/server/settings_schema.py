@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..config import FcKernelConfig
-from ..resolve import HOST_FIELDS, NO_NETWORK, Limits, Source, resolve
+from ..environment import environment_source
+from ..resolve import HOST_FIELDS, NO_NETWORK, Limits, Resolved, Source, resolve
 from ..settings import json_schema
 from ..tier import Tier
 
@@ -31,7 +33,8 @@ def limited_schema(config: FcKernelConfig) -> dict[str, Any]:
         for option in _options(fields[name]):
             if option.get("type") == "string":
                 option["enum"] = values
-    for name, value in config.as_source().values.items():
+    defaults = {**config.as_source().values, **_environment().values}
+    for name, value in defaults.items():
         if name in fields:
             fields[name]["default"] = value
     return schema
@@ -39,7 +42,17 @@ def limited_schema(config: FcKernelConfig) -> dict[str, Any]:
 
 def check_settings(config: FcKernelConfig, value: dict[str, Any]) -> None:
     """Look at settings as a start would; raises the :class:`~fc_kernel.errors.SpecError` that the start would raise."""
-    resolve([config.as_source(), Source(SOURCE_NAME, value)], config.limits())
+    resolve([config.as_source(), _environment(), Source(SOURCE_NAME, value)], config.limits())
+
+
+def defaults_of(config: FcKernelConfig) -> Resolved:
+    """What a kernel gets whose notebook says nothing."""
+    return resolve([config.as_source(), _environment()], config.limits())
+
+
+def _environment() -> Source:
+    """The server's own, which is the administrator's word."""
+    return environment_source(os.environ, trusted=True)
 
 
 def _at_most(fields: dict[str, Any], **values: float) -> None:
