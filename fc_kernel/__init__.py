@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .errors import FcKernelError as FcKernelError
+    from .guest.in_kernel import load_ipython_extension as load_ipython_extension
+    from .guest.in_kernel import on_restore as on_restore
+    from .guest.in_kernel import on_snapshot as on_snapshot
     from .headless import execute as execute
     from .spec import VmSpec as VmSpec
 
@@ -20,9 +23,20 @@ _EXPORTS = {
     "FcKernelError": ".errors",
     "VmSpec": ".spec",
     "execute": ".headless",
+    "load_ipython_extension": ".guest.in_kernel",
+    "on_restore": ".guest.in_kernel",
+    "on_snapshot": ".guest.in_kernel",
 }
 
-__all__ = ["FcKernelError", "VmSpec", "__version__", "execute"]
+__all__ = [
+    "FcKernelError",
+    "VmSpec",
+    "__version__",
+    "execute",
+    "load_ipython_extension",
+    "on_restore",
+    "on_snapshot",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,22 @@
-"""What runs in the kernel's process in the guest; there this package is called ``fc_kernel``, and is all there is of it."""
+"""Snapshots of the machine that this code runs in, from Python; the magics ``%snapshot`` and so on do the same.
+
+In a microVM's kernel this package is called ``fc_kernel``, and is all there is of it; on the host, ``fc_kernel`` has the hooks
+and the IPython extension from here.
+"""
 
 from __future__ import annotations
 
-from .hooks import on_restore, on_snapshot
+from typing import Any
 
-__all__ = ["on_restore", "on_snapshot"]
+from .api import fork, restore, snapshot, snapshots, vm
+from .hooks import on_restore, on_snapshot
+from .requests import RequestError
+
+__all__ = ["RequestError", "fork", "on_restore", "on_snapshot", "restore", "snapshot", "snapshots", "vm"]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext fc_kernel``; a microVM's kernel has done it already."""
+    from .magics import load_ipython_extension as load
+
+    load(shell)

@@ -7,24 +7,43 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import Any, Optional
 
 import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
-from .companion import SOCKET_VARIABLE, Companion
+from .companion import Companion
+from .magics import load_ipython_extension
 from .output import GuardedOutStream, guard
+from .requests import SOCKET_VARIABLE, CellEnded
 
 #: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
 #: not bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
 QUEUED_MESSAGES = 32
 
 
+class Shell(ZMQInteractiveShell):
+    """IPython's shell, which says nothing of a cell that ended because its machine was restored."""
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Show an error, unless it is none."""
+        if isinstance((exc_tuple or sys.exc_info())[1], CellEnded):
+            self._last_traceback = None
+            return
+        super().showtraceback(exc_tuple, *args, **kwargs)
+
+
 class Kernel(IPythonKernel):
     """ipykernel's kernel, whose cells are interrupted between outputs and not within them."""
+
+    @default("shell_class")
+    def _default_shell_class(self) -> type:
+        return Shell
 
     def pre_handler_hook(self) -> None:
         """Before each request: from here on a SIGINT is a :class:`KeyboardInterrupt`."""
@@ -54,6 +73,9 @@ class Kernel(IPythonKernel):
         finally:
             if on_main:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if content.get("ename") == CellEnded.__name__:
+            content = {"status": "ok", "execution_count": content["execution_count"], "payload": []}
+            content["user_expressions"] = {}
         return content
 
 
@@ -78,6 +100,11 @@ class KernelApp(IPKernelApp):
             socket.setsockopt(zmq.XPUB_NODROP, 1)
 
         self.iopub_thread.schedule(limit)
+
+    def init_extensions(self) -> None:
+        """Load ours, and what is configured."""
+        load_ipython_extension(self.shell)
+        super().init_extensions()  # type: ignore[no-untyped-call]
 
     def start(self) -> None:
         """Run, and tell the agent so as soon as the loop does."""

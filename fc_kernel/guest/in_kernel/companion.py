@@ -17,12 +17,10 @@ import threading
 import time
 from typing import Any, Optional
 
-from . import hooks
+from . import hooks, requests
 from .main_thread import Call, MainThread
 from .renewal import renew
 
-#: Where the agent listens; set by the agent.
-SOCKET_VARIABLE = "FC_KERNEL_AGENT_SOCKET"
 READ_BYTES = 1 << 16
 #: Of the time for a freeze, what is kept for all that follows the hooks.
 SHARE_OF_HOOKS = 0.7
@@ -86,7 +84,8 @@ class Companion:
     def _prepare(self, orders: dict[str, Any]) -> None:
         """Run the hooks, park the main thread, flush, answer, and wait with the lock held for what comes next."""
         self._let_go()
-        end = time.monotonic() + SHARE_OF_HOOKS * float(orders["timeout_s"])
+        begin = time.monotonic()
+        end = begin + SHARE_OF_HOOKS * float(orders["timeout_s"])
         run = hooks.on_snapshot.run if orders.get("hooks") else None
         call = self._parked = Call(run, then_park=True)
         self._main.start(call)
@@ -105,6 +104,7 @@ class Companion:
         }
         self._send(answer)
         follow = self._next(held=True)
+        requests.last_standstill_s = time.monotonic() - begin
         if follow is not None and follow["op"] == "restored":
             self._restored(follow)
         self._let_go()

@@ -7,11 +7,15 @@ import os
 import socket
 from typing import Any, Optional
 
-from .companion import SOCKET_VARIABLE
-
+#: Where the agent listens; set by the agent.
+SOCKET_VARIABLE = "FC_KERNEL_AGENT_SOCKET"
+NOT_HERE = "this kernel does not run in a microVM; start one of the kind “Python (microVM)”"
 READ_BYTES = 1 << 16
 #: A list of many snapshots is some kilobytes.
 MAX_ANSWER_BYTES = 16 << 20
+
+#: How long the kernel stood still the last time, by its own clock.
+last_standstill_s = 0.0
 
 
 class RequestError(RuntimeError):
@@ -28,13 +32,14 @@ class CellEnded(BaseException):
         return []
 
 
-def request(op: str, **args: Any) -> dict[str, Any]:
+def request(op: str, *, timeout_s: Optional[float] = None, **args: Any) -> dict[str, Any]:
     """The host's answer; raises :class:`RequestError`. An interrupt while waiting withdraws the question."""
     path = os.environ.get(SOCKET_VARIABLE)
     if not path:
-        raise RequestError("this kernel does not run in a microVM; choose a “Python (microVM)” kernel")
+        raise RequestError(NOT_HERE)
     line = json.dumps({"op": op, "args": args, "parent": _parent_id()}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout_s)
         try:
             sock.connect(path)
             sock.sendall(line)
@@ -46,6 +51,7 @@ def request(op: str, **args: Any) -> dict[str, Any]:
                     raise RequestError("the guest's agent gave no answer")
                 received += data
         except OSError as error:
+            # A timeout is one of them.
             raise RequestError(f"the guest's agent cannot be reached: {error.strerror or error}") from error
     answer = json.loads(received)
     if "error" in answer:

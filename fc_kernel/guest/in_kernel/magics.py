@@ -1,0 +1,125 @@
+"""``%snapshot``, ``%snapshots``, ``%restore``, ``%fork`` and ``%vm``."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, TypeVar
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from . import api
+from .answers import Machine, Snapshots, plain, size
+from .requests import RequestError
+
+#: Whoever presses Tab does not want to wait.
+COMPLETION_TIMEOUT_S = 2.0
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _option(*names: str, **options: Any) -> Callable[[Any], Any]:
+    decorator: Callable[[Any], Any] = argument(*names, **options)  # type: ignore[no-untyped-call]
+    return decorator
+
+
+def _takes(*options: Callable[[Any], Any]) -> Callable[[Method], Method]:
+    """``line_magic``, ``magic_arguments`` and its options in one decorator, which has a type."""
+
+    def decorate(method: Method) -> Method:
+        for option in reversed(options):
+            method = option(method)
+        mark: Any = line_magic
+        whole: Method = mark(magic_arguments()(method))  # type: ignore[no-untyped-call]
+        return whole
+
+    return decorate
+
+
+def _parsed(magic: Any, line: str) -> Any:
+    """The arguments; ``None`` after ``--help``, which is printed."""
+    words = line.split()
+    if "--help" in words or "-h" in words:
+        print(magic.parser.format_help())
+        return None
+    return magic.parser.parse_argstring(line)
+
+
+def _asked(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except RequestError as error:
+        raise UsageError(str(error)) from None
+
+
+@magics_class
+class MicroVmMagics(Magics):
+    """The machine that the kernel runs in."""
+
+    @_takes(
+        _option("name", nargs="?", help="letters, digits, '.', '_', '-'; without one: s1, s2, …"),
+        _option("-m", "--message", nargs="+", default=[], metavar="TEXT", help="a description, to the end of the line"),
+    )
+    def snapshot(self, line: str) -> None:
+        """Keep the whole machine as it is at this line, and go on.
+
+        After %restore the session is back here; the rest of this cell does not run again.
+        """
+        given = _parsed(self.snapshot, line)
+        if given is None:
+            return
+        taken = _asked(lambda: api.snapshot(given.name, " ".join(given.message)))
+        print(
+            f"Snapshot {plain(taken.name)}: {size(taken.size_bytes)}, "
+            f"the kernel stood still for {taken.stood_still_s:.2f} s"
+        )
+
+    @_takes()
+    def snapshots(self, line: str) -> Optional[Snapshots]:
+        """The snapshots that can be restored here; the current one is marked."""
+        if _parsed(self.snapshots, line) is None:
+            return None
+        found: Snapshots = _asked(api.snapshots)
+        return found
+
+    @_takes(
+        _option("name", help="of the snapshot, or its id"),
+        _option("--same-seed", action="store_true", help="repeat the random numbers that followed the snapshot"),
+    )
+    def restore(self, line: str) -> None:
+        """Go back to a snapshot: this session is then as it was there. What happened since is lost."""
+        given = _parsed(self.restore, line)
+        if given is not None:
+            _asked(lambda: api.restore(given.name, same_seed=given.same_seed))
+
+    @_takes(
+        _option("name", nargs="?", help="of the snapshot that the new kernels come from"),
+        _option("-n", "--count", type=int, default=1, metavar="N", help="how many (default: 1)"),
+    )
+    def fork(self, line: str) -> None:
+        """New kernels that begin at this line; this one goes on."""
+        given = _parsed(self.fork, line)
+        if given is not None:
+            print(_asked(lambda: api.fork(given.name, given.count)))
+
+    @_takes()
+    def vm(self, line: str) -> Optional[Machine]:
+        """What this kernel runs on: isolation, size, age, where it comes from."""
+        if _parsed(self.vm, line) is None:
+            return None
+        machine: Machine = _asked(api.vm)
+        return machine
+
+
+def _snapshot_names(_shell: Any, _event: Any) -> list[str]:
+    try:
+        return [each.name for each in api.snapshots(COMPLETION_TIMEOUT_S)]
+    except RequestError:
+        return []
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics and their completion to a shell."""
+    shell.register_magics(MicroVmMagics)
+    for word in ("%restore", "restore"):
+        shell.set_hook("complete_command", _snapshot_names, str_key=word)
