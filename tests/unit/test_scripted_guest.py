@@ -171,6 +171,7 @@ async def test_what_a_kernel_can_know(host: ScriptedHost) -> None:
         ),
         ("%restore a --same-seed", "restore", {"name": "a", "same_seed": True}, None, ""),
         ("%fork 3", "fork", {"name": None, "count": 3}, {"forks": []}, ""),
+        ("%fork -n 8", "fork", {"name": None, "count": 8}, {"forks": []}, ""),
         (
             "%fork a -n 1", "fork", {"name": "a", "count": 1},
             {"forks": [{"kernel_id": "k", "connection_file": "/f"}]}, "fork k /f\n",

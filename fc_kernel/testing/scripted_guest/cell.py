@@ -182,7 +182,8 @@ def magic_request(name: str, words: list[str]) -> tuple[str, dict[str, Any]]:
         flag = {"snapshot": "-m", "fork": "-n"}.get(name, "")
         option = words[words.index(flag) + 1] if flag in words else ""
         if flag in words:
-            del words[words.index(flag) :][:2]
+            at = words.index(flag)
+            words = words[:at] + words[at + 2 :]
         same_seed = "--same-seed" in words
         rest = [word for word in words if word != "--same-seed"]
         first = rest[0] if rest else None

@@ -1,0 +1,239 @@
+"""Kernels of scripted guests behind the real host: sessions on an engine of their own, and clients that keep all they hear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from traitlets.config import Config
+
+from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
+from fc_kernel.config import FcKernelConfig
+from fc_kernel.host.engine import Engine
+from fc_kernel.host.forks import ForkInfo
+from fc_kernel.host.session import KernelSession
+from fc_kernel.host.starting import KernelRequest
+from fc_kernel.paths import RunDir, new_vm_id
+from fc_kernel.resolve import Source, resolve
+from fc_kernel.snapshots.store import SnapshotStore
+from fc_kernel.testing import FakeVmm
+
+from .waiting import until
+
+DEADLINE_S = 120.0
+MEM_MIB = 16
+KEY = b"a key of the clients"
+SCOPE = "a.ipynb"
+LOOK_EVERY_S = 0.05
+
+
+def scripted_environment(patch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    """The fake monitor runs scripted guests, and all that is kept is kept below ``data_dir``."""
+    patch.setenv("FC_KERNEL_FAKE_GUEST", "scripted")
+    patch.setenv("FC_KERNEL_DATA_DIR", str(data_dir / "data"))
+    patch.setenv("FC_KERNEL_CACHE_DIR", str(data_dir / "cache"))
+    patch.setenv("JUPYTER_RUNTIME_DIR", str(data_dir / "runtime"))
+
+
+class Cell:
+    """A request of ours and all that was said of it."""
+
+    def __init__(self) -> None:
+        self.replies: list[dict[str, Any]] = []
+        self.outputs: list[dict[str, Any]] = []
+
+    @property
+    def idles(self) -> int:
+        return sum(message["content"].get("execution_state") == "idle" for message in self.outputs)
+
+    @property
+    def done(self) -> bool:
+        return bool(self.replies) and self.idles > 0
+
+    @property
+    def reply(self) -> dict[str, Any]:
+        """The content of the one reply, after which the kernel went idle once."""
+        assert len(self.replies) == 1, self.replies
+        assert self.idles == 1, self.outputs
+        content: dict[str, Any] = self.replies[0]["content"]
+        return content
+
+    @property
+    def printed(self) -> str:
+        return "".join(each["content"]["text"] for each in self.outputs if each["msg_type"] == "stream")
+
+    @property
+    def value(self) -> str:
+        [text] = [
+            each["content"]["data"]["text/plain"] for each in self.outputs if each["msg_type"] == "execute_result"
+        ]
+        return str(text)
+
+
+class Client:
+    """Keeps every message, by the request that it answers; what answers none of ours is kept, too."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self._client = AsyncKernelClient()
+        self._client.load_connection_info(info)
+        self._client.start_channels()
+        self.key = info["key"]
+        self.cells: dict[str, Cell] = defaultdict(Cell)
+        self.sent: list[str] = []
+        self._tasks = [
+            asyncio.ensure_future(self._listen(self._client.get_shell_msg, "replies")),
+            asyncio.ensure_future(self._listen(self._client.get_iopub_msg, "outputs")),
+        ]
+
+    @classmethod
+    def of_file(cls, connection_file: Path) -> Client:
+        """As anybody makes one from a connection file."""
+        return cls(json.loads(connection_file.read_text()))
+
+    async def _listen(self, receive: Callable[..., Awaitable[dict[str, Any]]], where: str) -> None:
+        while True:
+            try:
+                # Sending on a socket takes its wake-up, too: without a timeout a reply that came just then would lie there.
+                message = await receive(timeout=LOOK_EVERY_S)
+            except queue.Empty:
+                continue
+            parent = message["parent_header"].get("msg_id", "")
+            getattr(self.cells[parent], where).append(message)
+
+    @property
+    def foreign(self) -> list[str]:
+        """Of which requests that are not ours something was said."""
+        return [parent for parent in self.cells if parent and parent not in self.sent]
+
+    def send(self, code: str, **options: Any) -> Cell:
+        msg_id = self._client.execute(code, allow_stdin=False, **options)
+        self.sent.append(msg_id)
+        return self.cells[msg_id]
+
+    async def until_done(self, cell: Cell) -> Cell:
+        await until(lambda: cell.done, DEADLINE_S)
+        return cell
+
+    async def run(self, code: str, **options: Any) -> Cell:
+        return await self.until_done(self.send(code, **options))
+
+    async def value(self, expression: str) -> str:
+        return (await self.run(expression)).value
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._client.stop_channels()
+
+
+class ScriptedKernel:
+    """A session and a client of it."""
+
+    def __init__(self, config: FcKernelConfig, engine: Engine, kernel_id: str) -> None:
+        self.config = config
+        self.engine = engine
+        self.kernel_id = kernel_id
+        self.session: KernelSession
+        self.client: Client
+        self._clients: list[Client] = []
+
+    async def open(self) -> ScriptedKernel:
+        endpoint_dir = RunDir.create(new_vm_id())
+        ip = str(endpoint_dir.path / "k")
+
+        async def make() -> KernelSession:
+            endpoints = ClientEndpoints(transport="ipc", ip=ip)
+            labels = {"kernel_id": self.kernel_id, "scope": SCOPE}
+            return KernelSession(self.engine, self.config, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
+
+        self.session = await self.engine.run(make())
+        ports = {f"{channel}_port": self.session.ports[channel] for channel in CHANNELS}
+        self._info = {"transport": "ipc", "ip": ip, "key": KEY, "signature_scheme": "hmac-sha256", **ports}
+        self.client = self.new_client()
+        return self
+
+    def new_client(self) -> Client:
+        """One more client of this kernel; all are closed with it."""
+        self._clients.append(Client(self._info))
+        return self._clients[-1]
+
+    async def start(self, **settings: Any) -> None:
+        source = Source("call", {"mem_size_mib": MEM_MIB, **settings})
+        resolved = resolve([self.config.as_source(), source], self.config.limits())
+        await self.engine.run(self.session.start(KernelRequest(resolved=resolved)))
+
+    @property
+    def store(self) -> SnapshotStore:
+        return self.session.branches.store
+
+    @property
+    def vmm(self) -> FakeVmm:
+        assert self.session.machine is not None
+        vmm = self.session.machine.vmm
+        assert isinstance(vmm, FakeVmm)
+        return vmm
+
+    async def inject(self, faults: str) -> None:
+        await self.engine.run(self.vmm.inject(faults))
+
+    async def snapshot(self, name: str | None = None) -> str:
+        """Take one from outside; returns its name."""
+        return (await self.engine.run(self.session.take_snapshot(name))).snapshot.name
+
+    async def restore(self, name: str) -> None:
+        await self.engine.run(self.session.restore(name))
+
+    async def fork(self, count: int, name: str | None = None) -> list[ForkInfo]:
+        return await self.engine.run(self.session.fork(count, name))
+
+    @property
+    def names(self) -> list[str]:
+        return [snapshot.name for snapshot in self.store.list(scope=SCOPE)]
+
+    @property
+    def half_made(self) -> list[str]:
+        """What is in the store and is no snapshot of its list."""
+        whole = {snapshot.id for snapshot in self.store.list()}
+        root = self.store.root
+        found = {entry.name for entry in root.iterdir()} if root.exists() else set()
+        return sorted(found - whole - {"lock"})
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+        await self.engine.run(self.session.aclose())
+
+
+@asynccontextmanager
+async def scripted_kernels(**config: Any) -> AsyncIterator[Callable[..., Awaitable[ScriptedKernel]]]:
+    """Makes started kernels of one engine; all end with the block."""
+    given = {"monitor": "fake", "minimum_tier": "none", "min_free_bytes": 0, **config}
+    engine = Engine()
+    kernels: list[ScriptedKernel] = []
+
+    async def make(**settings: Any) -> ScriptedKernel:
+        kernel = ScriptedKernel(FcKernelConfig(config=Config({"FcKernelConfig": given})), engine, f"k{len(kernels)}")
+        kernels.append(await kernel.open())
+        await kernel.start(**settings)
+        return kernel
+
+    try:
+        yield make
+    finally:
+        for kernel in kernels:
+            await kernel.close()
+        await asyncio.to_thread(engine.close)
+
+
+def fork_client(fork: ForkInfo) -> Client:
+    """A client of a fork."""
+    return Client.of_file(Path(fork.connection_file))
