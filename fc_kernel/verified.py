@@ -23,8 +23,8 @@ FILE_NAME = "digests.json"
 VALID_FOR_S = 24 * 3600
 #: A file that changed this recently may change again within the clock tick of its inode, unseen.
 SETTLED_AFTER_S = 2
-#: Longer than a tick of the kernel's clock (10 ms at 100 Hz), for a file whose only writer waits for it.
-OWN_TICK_S = 0.02
+#: Longer than a tick of the kernel's clock (10 ms at 100 Hz): what changes after it has another time in its inode.
+TICK_S = 0.02
 #: A few files an image or a snapshot; a file larger than this is not ours.
 MAX_FILE_BYTES = 1 << 20
 
@@ -43,22 +43,23 @@ class VerifiedFiles:
             return self.digest_of(file.fileno())
 
     def digest_of(
-        self, descriptor: int, digest: Callable[[int], str] | None = None, *, kind: str = "", own: bool = False
+        self, descriptor: int, digest: Callable[[int], str] | None = None, *, kind: str = "", patient: bool = False
     ) -> str:
         """As :meth:`sha256_of`, of an open file that is at its start.
 
-        ``digest`` is another digest than SHA-256, with a name of its own as ``kind`` that ends with a slash. ``own`` says that
-        the caller alone has written the file and has just ended doing so: it is hashed, and remembered at once.
+        ``digest`` is another digest than SHA-256, with a name of its own as ``kind`` that ends with a slash. With
+        ``patient`` a file that has just changed is remembered as well, after a moment's wait.
         """
         before = os.fstat(descriptor)
-        if own:
-            if time.time() - before.st_ctime <= OWN_TICK_S:
-                time.sleep(OWN_TICK_S)
-        elif known := self._read().get(kind + _key(before)):
+        if known := self._read().get(kind + _key(before)):
             return known[0]
+        # A file system that counts in seconds shows it: there a tick is too short.
+        patient = patient and before.st_ctime_ns % 10**9 != 0
+        if patient and abs(time.time() - before.st_ctime) <= TICK_S:
+            time.sleep(TICK_S)
         found = (digest or _sha256)(descriptor)
         after = os.fstat(descriptor)
-        settled = own or time.time() - after.st_ctime > SETTLED_AFTER_S
+        settled = patient or time.time() - after.st_ctime > SETTLED_AFTER_S
         if settled and _key(after) == _key(before):
             with self._locked():
                 self._write({**self._read(), kind + _key(after): (found, time.time())})

@@ -13,11 +13,11 @@ from .manifest import LAYER_PREFIX, MEM
 from .snapshot import Snapshot
 
 
-def digest_of(records: VerifiedFiles, descriptor: int, name: str, *, own: bool = False) -> str:
+def digest_of(records: VerifiedFiles, descriptor: int, name: str) -> str:
     """The digest of a part, remembered while the file is unchanged."""
     if name == MEM:
-        return records.digest_of(descriptor, memory_digest, kind="memory/", own=own)
-    return records.digest_of(descriptor, own=own)
+        return records.digest_of(descriptor, memory_digest, kind="memory/", patient=True)
+    return records.digest_of(descriptor, patient=True)
 
 
 def check_parts(snapshot: Snapshot, here: int, records: VerifiedFiles) -> None:

@@ -94,12 +94,13 @@ def read_part(parent: int, name: str, most_bytes: int) -> bytes:
     return bytes(data)
 
 
-def write_file(parent: int, name: str, data: bytes, mode: int = 0o400) -> None:
-    """A new file, on the disk when this returns."""
+def write_file(parent: int, name: str, data: bytes, *, durable: bool = True) -> None:
+    """A new file, on the disk when this returns if it has to be ``durable``."""
     with new_file(parent, name) as descriptor:
         write_all(descriptor, data)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
+        os.fchmod(descriptor, 0o400)
+        if durable:
+            os.fsync(descriptor)
 
 
 @contextlib.contextmanager

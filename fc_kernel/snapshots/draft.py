@@ -175,7 +175,7 @@ class Draft:
                     raise SnapshotCorrupt(name, f"it has {size} bytes, its manifest says {known.size_bytes}")
                 return known
             os.fchmod(descriptor, MEM_MODE if name == MEM else PART_MODE)
-            found = Part(file=name, sha256=digest_of(self._root.records, descriptor, name, own=True), size_bytes=size)
+            found = Part(file=name, sha256=digest_of(self._root.records, descriptor, name), size_bytes=size)
             if known is not None and found != known:
                 raise SnapshotCorrupt(name, "what was copied of it is not what its manifest records")
             self._root.step(f"fsync {name}")

@@ -20,6 +20,8 @@ from .snapshot import LOCK_NAME, Snapshot
 _HIDDEN = re.compile(r"\.[0-9a-f]{16}\.(partial|removed)")
 #: Called before each step of a change, by its name: tests end the process there.
 Step = Callable[[str], None]
+#: Manifests of a store that are kept in memory: more than most stores have.
+MAX_KNOWN = 1000
 
 
 def no_step(_name: str) -> None:
@@ -38,6 +40,7 @@ class Root:
         self.path = path
         self.records = records
         self.step = step
+        self._manifests: dict[str, tuple[tuple[int, ...], Manifest]] = {}
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
@@ -77,14 +80,14 @@ class Root:
             found = (entry.name for entry in entries if _HIDDEN.fullmatch(entry.name))
             return sorted(name for name in found if name.endswith(ending))
 
-    def read(self, root: int, snapshot_id: str) -> Snapshot:
-        """The snapshot of an id.
+    def read(self, root: int, snapshot_id: str, *, anew: bool = False) -> Snapshot:
+        """The snapshot of an id. A manifest that is the same file as before is parsed again only if it has to be ``anew``.
 
         Raises :class:`SnapshotCorrupt`, :class:`~fc_kernel.errors.SnapshotIncompatible`, and :class:`FileNotFoundError`.
         """
         try:
             with disk.directory(snapshot_id, root) as here:
-                manifest = Manifest.from_bytes(disk.read_part(here, MANIFEST_NAME, MAX_MANIFEST_BYTES))
+                manifest = self._manifest(snapshot_id, here, anew=anew)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -92,6 +95,19 @@ class Root:
         if manifest.id != snapshot_id:
             raise SnapshotCorrupt(MANIFEST_NAME, f"it is of the snapshot {manifest.id}")
         return Snapshot(self.path / snapshot_id, manifest)
+
+    def _manifest(self, snapshot_id: str, here: int, *, anew: bool) -> Manifest:
+        with disk.part(here, MANIFEST_NAME) as descriptor:
+            found = os.fstat(descriptor)
+        file = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        known = None if anew else self._manifests.get(snapshot_id)
+        if known is not None and known[0] == file:
+            return known[1]
+        manifest = Manifest.from_bytes(disk.read_part(here, MANIFEST_NAME, MAX_MANIFEST_BYTES))
+        if len(self._manifests) >= MAX_KNOWN:
+            self._manifests.clear()
+        self._manifests[snapshot_id] = (file, manifest)
+        return manifest
 
     def remove_tree(self, root: int, name: str) -> None:
         """Remove a directory; digests of files that it shares with others stay known. Raises :class:`OSError`."""

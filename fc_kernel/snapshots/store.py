@@ -97,7 +97,7 @@ class SnapshotStore:
                 if not disk.lock(lock):
                     raise SnapshotError("the new snapshot is locked by somebody else")
                 self._root.step("reserve")
-                disk.write_file(here, RESERVED_NAME, reserved.model_dump_json().encode())
+                disk.write_file(here, RESERVED_NAME, reserved.model_dump_json().encode(), durable=False)
             undo.pop_all()
         return Draft(self._root, snapshot_id, self.kind, reserved, lock)
 
@@ -236,7 +236,7 @@ class SnapshotStore:
         """
         try:
             with self._opened() as root:
-                found = self._root.read(root, snapshot.id)
+                found = self._root.read(root, snapshot.id, anew=True)
                 if here is not None:
                     check_host(found.manifest, here)
                 with disk.directory(snapshot.id, root) as directory:

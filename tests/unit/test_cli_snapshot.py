@@ -160,7 +160,7 @@ def test_export_and_import(saved: Snapshot, store: SnapshotStore, tmp_path: Path
         (("import", "/nowhere"), 1, "/nowhere"),
         (("export", "first", "/nowhere/x.tar"), 1, "No such file"),
         (("list", "--bogus"), 2, "--bogus"),
-        (("create",), 2, "there are: list, show"),
+        (("bogus",), 2, "there is no command 'bogus'"),
     ],
 )
 def test_a_wrong_call_is_one_line(saved: Snapshot, words: tuple[str, ...], status: int, message: str) -> None:
