@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jupyter_events import EventLogger
@@ -61,7 +62,8 @@ class Events:
         assert logger is not None  # noqa: S101 - a server has one before it loads extensions
         self._logger: EventLogger = logger
         self._watched: dict[str, Session] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._pending: deque[tuple[str, str, dict[str, Any]]] = deque()
+        self._teller: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Register the schema and watch every kernel that starts from now on."""
@@ -98,10 +100,24 @@ class Events:
         self._watched.pop(kernel_id, None)
 
     def _observed(self, kernel_id: str, kind: str, payload: dict[str, Any]) -> None:
-        if kind == "state":
-            self.emit(kernel_id, "state", state=state_of(payload.get("state")), message=payload.get("message"))
-        elif kind in ACTIONS:
-            self._spawn(self._with_snapshot(kernel_id, kind, payload))
+        if kind not in ACTIONS:
+            return
+        self._pending.append((kernel_id, kind, payload))
+        if self._teller is None or self._teller.done():
+            self._teller = asyncio.get_running_loop().create_task(self._tell_all(), name="fc-kernel-events")
+
+    async def _tell_all(self) -> None:
+        """One after the other, as they happened, though some need a look into the store."""
+        while self._pending:
+            kernel_id, kind, payload = self._pending.popleft()
+            try:
+                if kind == "state":
+                    state = state_of(payload.get("state"))
+                    self.emit(kernel_id, "state", state=state, message=payload.get("message"))
+                else:
+                    await self._with_snapshot(kernel_id, kind, payload)
+            except Exception as error:  # noqa: BLE001 - the next one is to be told all the same
+                self._extension.serverapp.log.error("fc-kernel: an event was lost: %s", error)
 
     async def _with_snapshot(self, kernel_id: str, kind: str, payload: Mapping[str, Any]) -> None:
         snapshot: Snapshot | None = None
@@ -126,14 +142,4 @@ class Events:
         try:
             self._logger.emit(schema_id=SCHEMA_ID, data=data)
         except Exception as error:  # noqa: BLE001 - a subscriber's fault is no reason to fail who made the change
-            self._extension.serverapp.log.error("fc-kernel: an event was lost: %s", error)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name="fc-kernel-event")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
             self._extension.serverapp.log.error("fc-kernel: an event was lost: %s", error)

@@ -127,6 +127,8 @@ async def test_what_happens_is_told(site: Site) -> None:
     for event in site.events:
         validator.validate(event)
         assert event["kernel_id"] == MICROVM
+    told = [event["action"] for event in site.events if event["action"] not in ("rename", "delete")]
+    assert told == ["snapshot", "state", "restore", "state", "fork", "state"]
     actions = {event["action"]: event for event in site.events}
     assert set(actions) == {"state", "snapshot", "restore", "fork", "rename", "delete"}
     assert actions["snapshot"]["snapshot"]["id"] == made["id"]
