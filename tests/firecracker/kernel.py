@@ -26,7 +26,8 @@ T = TypeVar("T")
 class Kernel:
     """Its engine is its own; :meth:`close` ends everything."""
 
-    def __init__(self, program: FirecrackerProgram, **config: Any) -> None:
+    def __init__(self, program: FirecrackerProgram, *, scope: str = "", **config: Any) -> None:
+        """``scope`` is what names of snapshots are unique in; without one it is the kernel itself."""
         given = {"monitor": "firecracker", "firecracker_path": str(program.path), "mem_size_mib": BARE_METAL_MEM_MIB}
         self.config = FcKernelConfig(config=Config({"FcKernelConfig": {**given, **config}}))
         self.engine = Engine()
@@ -35,7 +36,7 @@ class Kernel:
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            labels = {"kernel_id": endpoint_dir.path.name}
+            labels = {"kernel_id": endpoint_dir.path.name, "scope": scope}
             return KernelSession(self.engine, self.config, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
 
         self.session = self.run(make())

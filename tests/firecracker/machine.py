@@ -80,7 +80,7 @@ class Guest:
         self.agent = AgentClient(
             sock,
             on_notification=lambda method, params: self.notifications.put_nowait((method, params)),
-            on_lost=lambda _reason: None,
+            on_lost=lambda *_why: None,
         )
 
     async def call(self, method: str, **params: Any) -> Any:
