@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fc_kernel.guest.mux_transport import MuxTransport
+from fc_kernel.vmm.qemu import bridge
 from fc_kernel.vmm.qemu.bridge import MuxBridge
 from fc_kernel.vsock import mux
 
@@ -92,7 +93,8 @@ class Bridged:
             def accept(number: int) -> Any:
                 return handlers[number]() if number in handlers else None
 
-            guest_loop.call(lambda: MuxTransport(guest_loop.loop, port, accept))
+            self.transports: list[MuxTransport] = []
+            guest_loop.call(lambda: self.transports.append(MuxTransport(guest_loop.loop, port, accept)))
 
             def end() -> None:
                 guest_loop.loop.unwatch(port)
@@ -277,6 +279,102 @@ async def test_a_guest_that_sends_more_than_it_may(raw: Bridged) -> None:
         await asyncio.sleep(0)
     assert "its window has" in raw.lost[0]
     assert sent < 4 * mux.WINDOW_BYTES
+
+
+async def test_a_rest_in_the_middle_of_traffic(bridged: Bridged) -> None:
+    """Nothing moves while it rests, and nothing is lost; connections may come and go meanwhile."""
+    data = os.urandom(3 << 20)
+    echo_reader, echo_writer = await bridged.dial(ECHO)
+    flood_reader, _ = await bridged.dial(FLOOD)
+    _, leaving = await bridged.dial(ECHO)
+
+    async def send() -> None:
+        echo_writer.write(data)
+        await echo_writer.drain()
+
+    sending = asyncio.ensure_future(send())
+    received = b""
+    for number in range(5):
+        received += await within(echo_reader.readexactly(100_000))
+        await within(flood_reader.readexactly(300_000))
+        assert await within(bridged.bridge.rest())
+        assert bridged.bridge.at_rest
+        assert await within(bridged.bridge.rest()), "it rests already"
+        if number == 2:
+            leaving.close()
+            reader, writer = await bridged.connect()
+            writer.write(b"CONNECT %d\n" % ECHO)
+            await until(lambda: len(bridged.bridge._connections) == 4)
+        for _ in range(20):
+            await asyncio.sleep(0)
+            assert bridged.bridge.at_rest
+        with pytest.raises(BlockingIOError):
+            bridged.bridge._port.recv(1)
+        bridged.bridge.release()
+        assert not bridged.bridge.at_rest
+    received += await within(echo_reader.readexactly(len(data) - len(received)))
+    await sending
+    assert received == data
+    assert await within(reader.readline()) == b"OK %d\n" % ECHO
+    assert bridged.lost == []
+
+
+async def test_a_guest_that_does_not_rest(raw: Bridged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "UNHEARD_DEADLINE_S", 0.05)
+    monkeypatch.setattr(bridge, "REST_DEADLINE_S", 0.05)
+    assert not await within(raw.bridge.rest())
+    assert not raw.bridge.at_rest
+    raw.bridge.release()
+    # It had only been slow.
+    raw.theirs.send(mux.HEADER.pack(0, mux.GO_AWAY, 0, 0, mux.HELD))
+    await until(lambda: raw.bridge._heard)
+    assert not await within(raw.bridge.rest())
+    raw.theirs.send(mux.HEADER.pack(0, mux.GO_AWAY, 0, 0, mux.HELD))
+    await until(lambda: raw.bridge.at_rest)
+    assert raw.lost == []
+
+
+async def test_a_guest_that_ends_instead_of_resting(raw: Bridged) -> None:
+    resting = asyncio.ensure_future(raw.bridge.rest())
+    await asyncio.sleep(0)
+    raw.theirs.close()
+    assert not await within(resting)
+    assert len(raw.lost) == 1
+
+
+async def test_a_guest_that_rests_unasked(raw: Bridged) -> None:
+    raw.theirs.send(mux.HEADER.pack(0, mux.GO_AWAY, 0, 0, mux.HELD))
+    await until(lambda: raw.lost)
+    assert raw.lost == ["nobody asked for GO_AWAY with code 0x101"]
+
+
+async def test_a_loaded_guest_forgets_its_connections(tmp_path: Path) -> None:
+    """The port's other end is another process's now; the guest learns it from the first frame."""
+    with running_loop() as guest_loop:
+        joined = Bridged(tmp_path, guest_loop)
+        try:
+            reader, writer = await joined.dial(ECHO)
+            writer.write(b"before")
+            assert await within(reader.readexactly(6)) == b"before"
+            assert await within(joined.bridge.rest())
+            # The same port, as the guest sees it; the old bridge would be the source's.
+            port = socket.socket(fileno=os.dup(joined.bridge._port.fileno()))
+            joined.bridge.close()
+            joined.bridge = bridge.MuxBridge(port, tmp_path / "loaded.sock", joined.lost.append, loaded=True)
+            joined.uds_path = tmp_path / "loaded.sock"
+            assert await within(joined.bridge.rest()), "it rests until it is released"
+            dialing = asyncio.ensure_future(joined.dial(ECHO))
+            await until(lambda: joined.bridge._connections)
+            assert not dialing.done()
+            joined.bridge.release()
+            reader, writer = await within(dialing)
+            writer.write(b"after")
+            assert await within(reader.readexactly(5)) == b"after"
+            [transport] = joined.transports
+            assert len(transport._streams) == 1
+            assert joined.lost == []
+        finally:
+            await joined.close()
 
 
 @pytest.fixture(autouse=True)

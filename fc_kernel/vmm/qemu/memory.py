@@ -105,7 +105,10 @@ class GuestMemory:
                 count = fcntl.ioctl(self._pagemap, PAGEMAP_SCAN, argument)
                 for start, stop, _ in REGION.iter_unpack(found[: count * REGION.size]):
                     yield (start - self._address) // PAGE_BYTES, (stop - start) // PAGE_BYTES
-                at = SCAN_ARGUMENT.unpack(argument)[4]
+                if count < REGIONS:
+                    return
+                # Not walk_end: after more regions than the kernel's own buffer holds it is too early.
+                at = stop
 
     def _looked_up(self) -> Iterator[Region]:
         """From the table itself; a page of zeros that was only read counts too, which does no harm."""
