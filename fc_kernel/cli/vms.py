@@ -8,6 +8,7 @@ from jupyter_core.application import base_flags
 from rich.table import Table
 from rich.text import Text
 
+from ..host.stores import snapshot_store, template_store
 from ..vmm.console import without_controls
 from ..vmm.journal import JournalEntry, list_entries
 from ..vmm.reaper import reap
@@ -50,7 +51,10 @@ class PsCommand(Command):
 
 
 class GcCommand(Command):
-    """End microVMs whose server is dead and remove what they left; living ones are never touched."""
+    """End microVMs whose server is dead and remove what they left; living ones are never touched.
+
+    Also removes snapshots that a dead server left unfinished, and templates that have not been used for a month.
+    """
 
     description = __doc__
     command_word = "gc"
@@ -59,12 +63,17 @@ class GcCommand(Command):
     def run(self) -> None:
         """Reap and report."""
         reaped = reap()
+        swept = [("snapshot", name) for name in snapshot_store(self.settings).sweep()]
+        swept += [("template", name) for name in template_store().sweep()]
         if self.json:
-            self.print_json([vm.to_dict() for vm in reaped])
+            self.print_json([*(vm.to_dict() for vm in reaped), *({kind: name} for kind, name in swept)])
             return
         for vm in reaped:
             self.out.print(f"{vm.vm_id}: {vm.outcome}", markup=False)
-        self.out.print(f"{len(reaped)} removed" if reaped else "nothing to remove")
+        for kind, name in swept:
+            self.out.print(f"{kind} {name}: removed", markup=False)
+        total = len(reaped) + len(swept)
+        self.out.print(f"{total} removed" if total else "nothing to remove")
 
 
 def _whose(entry: JournalEntry) -> str:

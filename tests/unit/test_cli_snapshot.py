@@ -178,5 +178,15 @@ def test_help(words: str) -> None:
     assert "Options" in called.out
 
 
+def test_gc_removes_what_is_unfinished(saved: Snapshot, store: SnapshotStore) -> None:
+    left = store.root / ".0123456789abcdef.partial"
+    left.mkdir()
+    assert json.loads(call("gc", "--json").out) == [{"snapshot": left.name}]
+    left.mkdir()
+    assert call("gc").out == f"snapshot {left.name}: removed\n1 removed\n"
+    assert call("gc").out == "nothing to remove\n"
+    assert len(store.list()) == 2
+
+
 def test_sizes() -> None:
     assert [_size(size) for size in (0, 4096, 3 << 19, 200 << 20)] == ["0 KiB", "4 KiB", "1.5 MiB", "200 MiB"]

@@ -277,6 +277,53 @@ def test_a_discarded_draft_leaves_nothing(store: SnapshotStore) -> None:
             draft.publish(fields(), base=Base.full())
 
 
+def steps_of(tmp_path: Path, layers: int) -> list[str]:
+    """Of saving a snapshot over so many layers."""
+    base = None
+    for number in range(layers + 1 if layers else 0):
+        base = save(store_in(tmp_path), on=base, pages={number: page(number)})
+    steps: list[str] = []
+    save(store_in(tmp_path, step=steps.append), on=base, pages={9: page(9)})
+    return steps
+
+
+def test_the_order_of_publication(tmp_path: Path) -> None:
+    begin, end = ["make", "lock", "reserve", "base"], ["manifest", "unreserve", "rename", "fsync", "published"]
+    mem, vmstate = ["hash mem", "fsync mem"], ["hash vmstate", "fsync vmstate"]
+    assert steps_of(tmp_path / "whole", 0) == [*begin, *mem, *vmstate, *end]
+    linked = ["hash mem", *vmstate, "hash pages.0", "hash pages.1", "fsync pages.1"]
+    assert steps_of(tmp_path / "layered", 1) == [*begin, "link", "link", "layer", *linked, *end]
+    made_one = [*mem[:1], *vmstate, "hash pages.0", "fsync pages.0"]
+    assert steps_of(tmp_path / "many", MAX_LAYERS) == [*begin, "link", "layer", "rebase", *made_one, *end]
+
+
+def test_whatever_is_raised_at_any_step(store: SnapshotStore, tmp_path: Path) -> None:
+    base = save(store, pages={1: page(1)})
+    base = save(store, on=base, pages={2: page(2)})
+    before = directories(store)
+
+    class Interrupted(BaseException):
+        """As a cancellation is."""
+
+    def interrupt_at(at: int) -> SnapshotStore:
+        count = iter(range(1, 1000))
+
+        def step(_name: str) -> None:
+            if next(count) == at:
+                raise Interrupted
+
+        return store_in(tmp_path, step=step)
+
+    last = len(steps_of(tmp_path / "counted", 1))
+    for at in range(1, last + 1):
+        with pytest.raises(Interrupted):
+            save(interrupt_at(at), "x", on=base, pages={3: page(3)})
+        if at < last:
+            assert directories(store) == before, at
+    # When all is done it is done.
+    store.check(store.get("x"))
+
+
 def test_the_quota_is_looked_at_before(tmp_path: Path) -> None:
     few = store_in(tmp_path, limits=StoreLimits(max_snapshots=2))
     save(few)
