@@ -117,7 +117,7 @@ class Draft:
                 disk.write_file(here, NOTEBOOK, notebook)
             layers = [name for name in LAYER_NAMES if (self.directory / name).exists()]
             names = [MEM, VMSTATE, *layers, *([NOTEBOOK] if notebook is not None else [])]
-            return self._finish(here, manifest, [self._part(here, name, linked.get(name)) for name in names])
+            return self._finish(here, manifest, self._parts(here, names, linked))
 
     def adopt(self, manifest: Manifest) -> Snapshot:
         """Make the snapshot of parts that were written as they are into the draft, as an import does.
@@ -125,8 +125,8 @@ class Draft:
         Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for one that is not what the manifest records.
         """
         with self._publishing() as here:
-            for part in manifest.parts:
-                found = self._part(here, part.file, None)
+            found_parts = self._parts(here, [part.file for part in manifest.parts], {})
+            for part, found in zip(manifest.parts, found_parts, strict=True):
                 if found != part:
                     raise SnapshotCorrupt(part.file, f"its digest is {found.sha256}, the manifest says {part.sha256}")
                 if part.file.startswith(LAYER_PREFIX):
@@ -165,6 +165,14 @@ class Draft:
         spec = fields.spec.model_copy(update=dict.fromkeys(("kernel", "rootfs", "vsock", "restore_from")))
         return fields.model_copy(update={"spec": spec})
 
+    def _parts(self, here: int, names: list[str], known: dict[str, Part]) -> list[Part]:
+        # First all modes: a digest is remembered a moment after the last change of its file, and they wait together.
+        for name in names:
+            if name not in known:
+                with disk.part(here, name) as descriptor:
+                    os.fchmod(descriptor, MEM_MODE if name == MEM else PART_MODE)
+        return [self._part(here, name, known.get(name)) for name in names]
+
     def _part(self, here: int, name: str, known: Part | None) -> Part:
         """Hash a file and see it onto the disk; one that was linked is there, and known."""
         self._root.step(f"hash {name}")
@@ -174,7 +182,6 @@ class Draft:
                 if size != known.size_bytes:
                     raise SnapshotCorrupt(name, f"it has {size} bytes, its manifest says {known.size_bytes}")
                 return known
-            os.fchmod(descriptor, MEM_MODE if name == MEM else PART_MODE)
             found = Part(file=name, sha256=digest_of(self._root.records, descriptor, name), size_bytes=size)
             if known is not None and found != known:
                 raise SnapshotCorrupt(name, "what was copied of it is not what its manifest records")
