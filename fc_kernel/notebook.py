@@ -56,6 +56,12 @@ async def notebook_source(
     return None
 
 
+def path_on_server(name: str, contents_manager: Any = None) -> str:
+    """A session's name as its path below the server's root; as it is where the contents manager does not know it."""
+    name = _VSCODE_SUFFIX.sub("", name)
+    return next(iter(_api_paths(name, contents_manager)), name)
+
+
 def _api_paths(name: str, contents_manager: Any) -> list[str]:
     """Names under which the contents manager may know the notebook."""
     if contents_manager is None:

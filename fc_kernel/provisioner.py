@@ -18,6 +18,7 @@ from .errors import FcKernelError, StateError
 from .host.engine import Engine
 from .host.session import KernelSession
 from .host.starting import KernelRequest
+from .notebook import path_on_server
 from .paths import RunDir, new_vm_id
 from .sources import guest_environment, resolve_settings
 
@@ -45,6 +46,7 @@ class FcProvisioner(KernelProvisionerBase):
         self._config: FcKernelConfig | None = None
         self._session: KernelSession | None = None
         self._request: KernelRequest | None = None
+        self._scope: str | None = None
         self._process = False
         self._wanted = True
         self._launch_took_s = 0.0
@@ -99,10 +101,12 @@ class FcProvisioner(KernelProvisionerBase):
         """Resolve the settings; a bad one is refused here, before anything is started.
 
         ``fc_kernel`` are settings of the caller of ``start_kernel``, ``fc_kernel_notebook`` those that it read in a
-        notebook, for clients that do not say which notebook they execute.
+        notebook, for clients that do not say which notebook they execute, ``fc_kernel_scope`` what names of snapshots are
+        unique in, for a fork: its parent's.
         """
         call = kwargs.pop("fc_kernel", None)
         given = kwargs.pop("fc_kernel_notebook", None)
+        self._scope = kwargs.pop("fc_kernel_scope", None)
         if ignored := kwargs.pop("extra_arguments", None):
             log.warning("kernel %s: these arguments do not reach the guest's kernel: %s", self.kernel_id, ignored)
         prepared = await super().pre_launch(cmd=[], **kwargs)
@@ -160,6 +164,9 @@ class FcProvisioner(KernelProvisionerBase):
         labels = {"kernel_id": self.kernel_id}
         if name := request.env.get("JPY_SESSION_NAME"):
             labels["notebook"] = name[:512]
+            labels["scope"] = path_on_server(name, self._contents_manager())[:512]
+        if self._scope:
+            labels["scope"] = self._scope
         public, secret = self._curve_keys()
         session = KernelSession(
             engine,

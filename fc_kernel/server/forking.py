@@ -55,6 +55,7 @@ class Forks:
         start: dict[str, Any] = {
             "kernel_name": self._manager.get_kernel(parent).kernel_name,
             "fc_kernel": {"restore_from": {"vm_id": reference.vm_id, "snapshot_id": reference.snapshot_id}},
+            "fc_kernel_scope": wish.scope,
         }
         if (session := await self._session_of(parent)) is not None:
             # As the server starts it for the parent: the same directory, the same notebook's settings at a restart.

@@ -68,6 +68,10 @@ class ForkWish(Protocol):
     def parent_kernel_id(self) -> str:
         """The kernel that was forked."""
 
+    @property
+    def scope(self) -> str:
+        """The parent's."""
+
 
 class Session(Protocol):
     """A kernel in a microVM; used on the engine's loop."""

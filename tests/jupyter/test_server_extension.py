@@ -136,6 +136,7 @@ async def test_a_snapshot_and_the_way_back(server: Server, http: httpx.AsyncClie
         assert kernel["state"] == "running"
         assert kernel["kernel_id"] == notebook.kernel_id
         assert kernel["mem_used_mib"] is not None
+        assert kernel["scope"] == "n.ipynb"
         document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
         body = {"name": "one", "description": "x is 1", "notebook": document}
         taken = await notebook.ask("POST", "snapshots", 201, json=body)
@@ -183,6 +184,17 @@ async def test_forks_with_notebooks(server: Server, http: httpx.AsyncClient) -> 
             await http.delete(f"/api/sessions/{fork['session_id']}")
             (server.root / fork["path"]).unlink()
         await http.delete(f"/api/kernels/{new['kernel_id']}")
+
+
+async def test_a_fork_of_a_kernel_without_a_notebook(server: Server, http: httpx.AsyncClient) -> None:
+    """As a console has it: its snapshots are its own, and its forks'."""
+    kernel_id = (await http.post("/api/kernels", json={"name": "fc-python3"})).json()["id"]
+    taken = await ask(http, "POST", f"kernels/{kernel_id}/snapshots", 201, json={})
+    [fork] = await ask(http, "POST", f"kernels/{kernel_id}/fork", 201, json={"snapshot": taken["id"]})
+    kernel = await ask(http, "GET", f"kernels/{fork['kernel_id']}")
+    assert kernel["scope"] == taken["scope"] == f"kernel:{kernel_id}"
+    for each in (kernel_id, fork["kernel_id"]):
+        assert (await http.delete(f"/api/kernels/{each}")).status_code == 204
 
 
 async def test_what_a_cell_does_is_seen_by_all(server: Server, http: httpx.AsyncClient) -> None:

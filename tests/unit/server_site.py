@@ -118,7 +118,7 @@ class MemorySession:
             raise LimitError("count", count, "fewer")
         taken = publish(self.site.store, scope=self.scope) if ref is None else self.site.store.get(ref)
         resolved = SimpleNamespace(spec=VmSpec(restore_from=SnapshotRef(vm_id="0a1b2c3d", snapshot_id=taken.id)))
-        wish = SimpleNamespace(snapshot=taken, resolved=resolved, parent_kernel_id=self.kernel_id)
+        wish = SimpleNamespace(snapshot=taken, resolved=resolved, parent_kernel_id=self.kernel_id, scope=self.scope)
         made = await asyncio.gather(*(self.site.forker(wish) for _ in range(count)), return_exceptions=True)
         forks = [
             ForkInfo(kernel_id="", name="", error=str(each)) if isinstance(each, BaseException) else each

@@ -12,7 +12,7 @@ from jupyter_server.services.contents.filemanager import AsyncFileContentsManage
 
 from fc_kernel import notebook as notebook_module
 from fc_kernel.errors import SpecError
-from fc_kernel.notebook import notebook_source
+from fc_kernel.notebook import notebook_source, path_on_server
 
 UUID = "0b5ed9ac-cd3b-4d4a-8d8d-0c1f6a0f7b1e"
 
@@ -238,3 +238,21 @@ async def test_notebooks_that_are_no_files(asynchronous: bool, tmp_path: Path) -
     manager = Contents(content, asynchronous=asynchronous, root_dir=None)
     assert await found("bucket/a.ipynb", tmp_path, manager) == 5
     assert manager.asked == ["bucket/a.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("/srv/work/sub/n.ipynb", "sub/n.ipynb"),
+        ("/srv/workshop/n.ipynb", "/srv/workshop/n.ipynb"),
+        ("sub/n.ipynb", "sub/n.ipynb"),
+        ("RTC:sub/n.ipynb", "sub/n.ipynb"),
+        ("/srv/work/n-jvsc-" + "0" * 36 + ".ipynb", "n.ipynb"),
+    ],
+)
+def test_a_sessions_name_as_the_server_has_it(name: str, path: str) -> None:
+    class Contents:
+        root_dir = "/srv/work"
+
+    assert path_on_server(name, Contents()) == path
+    assert path_on_server("n.ipynb") == "n.ipynb"
