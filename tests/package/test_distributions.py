@@ -55,7 +55,9 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if name.startswith("fc_kernel/") and "kernelspec_data" not in name} == source_files()
     assert {"fc_kernel/py.typed", "fc_kernel/images/init.sh"} <= names
-    data = f"fc_kernel-{fc_kernel.__version__}.data/data/share/jupyter/kernels/fc-python3"
+    shared = f"fc_kernel-{fc_kernel.__version__}.data/data"
+    assert f"{shared}/etc/jupyter/jupyter_server_config.d/fc_kernel.json" in names
+    data = f"{shared}/share/jupyter/kernels/fc-python3"
     for place in (data, "fc_kernel/kernelspec_data"):
         assert {f"{place}/{name}" for name in ("kernel.json", *LOGOS)} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -184,6 +186,22 @@ def test_profiles_are_made_from_the_wheel(run: Callable[..., str], tmp_path: Pat
     spec = json.loads((installed / "kernel.json").read_text())
     assert spec["metadata"]["kernel_provisioner"]["config"] == {"vcpu_count": 2, "mem_size_mib": 2048}
     assert spec["argv"][0].startswith(str(run.environment))  # type: ignore[attr-defined]
+
+
+SERVER = """
+import json
+from jupyter_core.paths import jupyter_config_path
+from jupyter_server.extension.config import ExtensionConfigManager
+from jupyter_server.extension.manager import ExtensionManager
+enabled = ExtensionConfigManager(read_config_path=jupyter_config_path()).get_jpserver_extensions()
+manager = ExtensionManager()
+manager.from_jpserver_extensions({name: on for name, on in enabled.items() if name == "fc_kernel"})
+print(json.dumps([enabled["fc_kernel"], *manager.extensions["fc_kernel"].extension_points]))
+"""
+
+
+def test_the_wheel_enables_the_server_extension(run: Callable[..., str]) -> None:
+    assert json.loads(run("python", "-c", SERVER)) == [True, "fc_kernel.server"]
 
 
 PAYLOAD = """
