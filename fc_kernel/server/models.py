@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from ..snapshots.manifest import MAX_DESCRIPTION
-from ..snapshots.naming import ID_PATTERN, MAX_SCOPE, is_name
+from ..snapshots.naming import ID_PATTERN, MAX_SCOPE, is_name, is_scope
 from ..spec import NAME_PATTERN
 
 #: Of one request; each fork is a machine of its own.
@@ -20,11 +20,18 @@ def _snapshot_name(text: str) -> str:
     return text
 
 
+def _scope(text: str) -> str:
+    if not is_scope(text):
+        raise ValueError("a notebook's path, of printable characters")
+    return text
+
+
 SnapshotName = Annotated[str, Strict(), Field(pattern=NAME_PATTERN), AfterValidator(_snapshot_name)]
 SnapshotId = Annotated[str, Strict(), Field(pattern=ID_PATTERN)]
 Description = Annotated[str, Strict(), Field(max_length=MAX_DESCRIPTION)]
 #: A path as the contents API has it; what it may not reach is that API's own rule.
 ContentsPath = Annotated[str, Strict(), Field(min_length=1, max_length=MAX_SCOPE, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Scope = Annotated[str, Strict(), Field(min_length=1, max_length=MAX_SCOPE), AfterValidator(_scope)]
 State = Literal["booting", "running", "pausing", "restoring", "dead"]
 
 
@@ -75,13 +82,13 @@ class ChangeSnapshot(Request):
 class ScopeQuery(Request):
     """Which snapshots to list."""
 
-    scope: ContentsPath | None = Field(None, description="only those of this notebook")
+    scope: Scope | None = Field(None, description="only those of this notebook")
 
 
 class ImportQuery(Request):
     """Where an imported snapshot belongs."""
 
-    scope: ContentsPath = Field(description="path of the notebook that it is to belong to")
+    scope: Scope = Field(description="path of the notebook that it is to belong to")
 
 
 class LineageItem(Answer):

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import pytest
@@ -213,3 +214,31 @@ async def test_settings_are_checked_as_a_start_would(site: Site) -> None:
 
 async def test_a_method_that_there_is_not(site: Site) -> None:
     await refused(site, "DELETE", "status", 405, "MethodNotAllowed")
+
+
+#: Names and ids of people who try: paths, controls, encodings, look-alikes, lengths.
+NASTY = [
+    "", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "%2e%2e%2fx", "a\0b", "a\nb", "\u202eab", "\uff41", "\u0430", "é",
+    "x" * 65, "x" * 20_000, "-a", "_a", ".a", "a b", "<img src=x>", "a;b", "$(a)", "CON:", "0" * 16, "f" * 16, "a..b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NASTY, ids=lambda name: repr(name[:20]))
+async def test_nasty_names(site: Site, name: str) -> None:
+    taken = publish(site.store, scope="n.ipynb", name="good")
+    before = {path for path in site.store.root.parent.rglob("*") if "root" not in path.parts[-2:]}
+    await refused(site, "POST", f"{KERNEL}/snapshots", 400, "SpecError", json={"name": name})
+    await refused(site, "PATCH", f"snapshots/{taken.id}", 400, "SpecError", json={"name": name})
+    await refused(site, "POST", f"{KERNEL}/restore", 400, "SpecError", json={"snapshot": name + "!"})
+    if name not in ("", ".", "..") and "\0" not in name and len(name) < 100:
+        path = quote(name, safe="")
+        for method, rest in (("GET", ""), ("GET", "/notebook"), ("GET", "/export"), ("DELETE", "")):
+            await refused(site, method, f"snapshots/{path}{rest}", 404, "SnapshotNotFound")
+    assert {path for path in site.store.root.parent.rglob("*") if "root" not in path.parts[-2:]} == before
+    assert [each.name for each in site.store.list()] == ["good"]
+
+
+@pytest.mark.parametrize("scope", ["", "a\nb", "\u202e.ipynb", "\u2028", "x" * 5000])
+async def test_nasty_scopes(site: Site, scope: str) -> None:
+    await refused(site, "POST", "snapshots/import", 400, "SpecError", params={"scope": scope}, content=b"x")
+    assert (await site.call("GET", "snapshots", params={"scope": scope})).status_code == 400
