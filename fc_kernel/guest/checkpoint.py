@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from .companion import COPYING, Companion
 from .control import RpcError
 from .freezer import Freezer, make_freezer, when_frozen
+from .probe import Probe
 
 if TYPE_CHECKING:
     from .interfaces import Machine, Params, Reply
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from .loop import Loop
     from .relay import Relay
 
-#: JSON-RPC codes from the range that is ours: the kernel's fault, and entropy that was refused.
+#: JSON-RPC codes from the range that is ours: the kernel's fault, entropy that was refused, and a kernel that is at work.
 KERNEL_ERROR = -32000
 NO_ENTROPY = -32001
+KERNEL_BUSY = -32002
 
 RUNNING, FREEZING, FROZEN, RENEWING = "running", "freezing", "frozen", "renewing"
 
@@ -67,6 +69,7 @@ class Checkpoint:
         #: Which freeze or renewal the timers and the companion's answers belong to.
         self._turn = 0
         self._facts: Params = {}
+        self._probe: Optional[Probe] = None
         #: Whether the freezer's part has begun.
         self._stopping = False
 
@@ -123,6 +126,9 @@ class Checkpoint:
             "quiet": True,
         }
         turn = self._begin(FREEZING, reply)
+        if kernel is not None and not self.has_companion:
+            self._await_idle(turn, kernel, timeout_s)
+            return
         if companion is None or not companion.present:
             self._stop(turn)
             return
@@ -156,6 +162,7 @@ class Checkpoint:
         kernel, companion = self._kernel, self._companion
         self._facts = {"instance": kernel.instance if kernel is not None else None, "hook_errors": []}
         turn = self._begin(RENEWING, lambda result: self._renewed(reply, result, role, name))
+        self._facts["rekeyed"] = self.has_companion
         if companion is None or not companion.present:
             self._thaw()
             self._finish(turn, self._facts)
@@ -190,7 +197,7 @@ class Checkpoint:
             self._state = state
             reply(result)
 
-    def _abandon(self, reason: str) -> None:
+    def _abandon(self, reason: str, code: int = KERNEL_ERROR) -> None:
         """Back to the running state, whatever the state is."""
         if self._state in (FREEZING, FROZEN):
             self._thaw()
@@ -198,9 +205,14 @@ class Checkpoint:
                 self._companion.tell({"op": "thaw"})
         if self._state == FROZEN:
             self._state = RUNNING
-        self._finish(self._turn, RpcError(KERNEL_ERROR, reason))
+        self._finish(self._turn, RpcError(code, reason))
 
     def _thaw(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+            for relay in self._relays:
+                relay.release()
         if self._freezer is not None:
             self._freezer.thaw()
 
@@ -234,6 +246,25 @@ class Checkpoint:
         instance = self._kernel.instance if self._kernel is not None else None
         told = {"id": number, "instance": instance, "op": op, "args": args, "parent": parent}
         return self._notify("kernel.request", told)
+
+    def _await_idle(self, turn: int, kernel: Kernel, timeout_s: float) -> None:
+        """Go on when the kernel has done all that it was asked for; what else is asked waits here meanwhile."""
+        channels = {relay.channel: relay for relay in self._relays}
+
+        def idle() -> None:
+            if turn == self._turn and self._state == FREEZING:
+                for relay in self._relays:
+                    relay.hold()
+                # Not within the relay that has received the answer.
+                self._loop.call_later(0, lambda: self._stop(turn))
+
+        def late() -> None:
+            if turn == self._turn and self._state == FREEZING and not self._stopping:
+                self._abandon(f"the kernel is at work and did not become idle within {timeout_s:g} s", KERNEL_BUSY)
+
+        self._probe = Probe(channels["shell"], channels["iopub"], kernel.key, idle)
+        channels["shell"].hold()
+        self._loop.call_later(timeout_s, late)
 
     def _await_hold(self, turn: int) -> None:
         """Go on when the companion thread is in its read; between its answer and that, others may still run."""

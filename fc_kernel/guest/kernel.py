@@ -32,6 +32,8 @@ class Kernel:
         self.pid = 0
         self.returncode: Optional[int] = None
         self.oom = False
+        #: With which its requests are signed.
+        self.key = ""
         #: Whether it waits for a slow reader of its outputs; other kernels drop them.
         self.waits = False
         self._loop = loop
@@ -66,6 +68,7 @@ class Kernel:
             json.dump(info, file)
         command = argv or [sys.executable, KERNEL_APP, "-f", "{connection_file}"]
         self.waits = argv is None
+        self.key = key
         command = [word.replace("{connection_file}", connection_file) for word in command]
         if os.getpid() != 1:
             # A host process (the fake monitor's): it must not outlive the agent, as in a VM it could not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import zmq
 
@@ -42,10 +42,14 @@ class Relay:
         self._stream: Optional[Stream] = None
         self._polling = False
         self._waiting: deque[list[memoryview]] = deque()
+        self._held = False
+        #: Sees what the kernel says, and takes what is not for the host.
+        self.intercept: Optional[Callable[[list[memoryview]], bool]] = None
 
     def attach_kernel(self, context: zmq.Context[Any], endpoint: str, *, waits: bool = False) -> None:
         """Connect to a new kernel's socket, in place of the old one's; ``waits`` if it waits for a slow reader."""
         self.detach_kernel()
+        self.intercept = None
         kind = zmq.SUB if self.channel == "iopub" else zmq.DEALER
         socket = context.socket(kind)
         socket.linger = 0
@@ -60,8 +64,22 @@ class Relay:
         socket.connect(endpoint)
         self._socket = socket
         self._poll()
-        while self._waiting:
-            _send(socket, self._waiting.popleft())
+        self.release()
+
+    def hold(self) -> None:
+        """Keep what comes for the kernel, until :meth:`release`."""
+        self._held = True
+
+    def release(self) -> None:
+        """Give the kernel what was kept for it, and what comes from now on."""
+        self._held = False
+        while self._waiting and self._socket is not None:
+            _send(self._socket, self._waiting.popleft())
+
+    def ask(self, parts: list[bytes]) -> None:
+        """Give the kernel a message of the agent's own."""
+        if self._socket is not None:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
 
     def detach_kernel(self) -> None:
         """Let go of the kernel's socket."""
@@ -94,7 +112,7 @@ class Relay:
         for event in self._link.buffer_updated(count):
             if isinstance(event, Established):
                 self._waiting.clear() if not event.resumed else None
-            elif self._socket is None:
+            elif self._socket is None or self._held:
                 self._waiting.append(event.parts)
             else:
                 _send(self._socket, event.parts)
@@ -148,7 +166,10 @@ class Relay:
         if self._socket is None:
             return None
         try:
-            return [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            while True:
+                parts = [frame.buffer for frame in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+                if self.intercept is None or not self.intercept(parts):
+                    return parts
         except zmq.Again:
             return None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from ..errors import FcKernelError, StateError
+from ..errors import AgentError, FcKernelError, StateError
 from ..snapshots.draft import Draft
 from ..snapshots.holding import Hold
 from ..snapshots.manifest import KernelState, ManifestDraft
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: Hooks of the user's, flushing, and freezing: the agent gives up by itself before we do.
 FREEZE_TIMEOUT_S = 30.0
 HOOKS_TIMEOUT_S = 20.0
+#: The agent's code for a kernel of another language that is at work: it is saved between two requests.
+KERNEL_BUSY = -32002
 #: A message id of a guest's claims.
 MAX_ID = 128
 MAX_HOOK_ERRORS, MAX_HOOK_ERROR = 20, 500
@@ -131,9 +133,7 @@ async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) ->
     vmm = machine.vmm
     since = time.monotonic()
     try:
-        frozen = Frozen.of(
-            await machine.agent.call("freeze", timeout_s=FREEZE_TIMEOUT_S, hooks=hooks, within_s=HOOKS_TIMEOUT_S)
-        )
+        frozen = Frozen.of(await _freeze(machine, hooks=hooks))
         await vmm.pause()
         try:
             await vmm.snapshot(SnapshotCreate(files=draft.files, kind=kind))
@@ -142,6 +142,15 @@ async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) ->
     finally:
         await _thaw(machine)
     return frozen, time.monotonic() - since
+
+
+async def _freeze(machine: Machine, *, hooks: bool) -> Any:
+    try:
+        return await machine.agent.call("freeze", timeout_s=FREEZE_TIMEOUT_S, hooks=hooks, within_s=HOOKS_TIMEOUT_S)
+    except AgentError as error:
+        if error.code == KERNEL_BUSY:
+            raise StateError(f"no snapshot was taken: {error}; try again when its cell has ended") from error
+        raise
 
 
 async def _resume(machine: Machine) -> None:

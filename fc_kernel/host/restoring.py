@@ -137,7 +137,8 @@ async def wake(machine: Machine, waking: Waking, *, timeout_s: float = WAKE_TIME
             await machine.connect()
             said = await _restored(machine, parameters, timeout_s)
     machine.asleep = False
-    if machine.origin.kernel is not None:
+    # The key of a kernel that is not ours stays what it was: nothing waits in it that could run with it.
+    if machine.origin.kernel is not None and not (isinstance(said, dict) and said.get("rekeyed") is False):
         old = machine.origin.kernel
         machine.origin.kernel = GuestKernel(old.instance, key.encode(), old.execution_count, old.cell)
     return hook_errors(said)
