@@ -90,11 +90,18 @@ class Root:
                 manifest = self._manifest(snapshot_id, here, anew=anew)
         except FileNotFoundError:
             raise
+        except SnapshotCorrupt:
+            self.check_there(root, snapshot_id)
+            raise
         except OSError as error:
             raise SnapshotCorrupt(snapshot_id, f"it cannot be read: {error.strerror}") from None
         if manifest.id != snapshot_id:
             raise SnapshotCorrupt(MANIFEST_NAME, f"it is of the snapshot {manifest.id}")
         return Snapshot(self.path / snapshot_id, manifest)
+
+    def check_there(self, root: int, snapshot_id: str) -> None:
+        """Raises :class:`FileNotFoundError` when it is gone: what is missing of it was removed, and is no damage."""
+        os.stat(snapshot_id, dir_fd=root, follow_symlinks=False)
 
     def _manifest(self, snapshot_id: str, here: int, *, anew: bool) -> Manifest:
         with disk.part(here, MANIFEST_NAME) as descriptor:

@@ -240,7 +240,11 @@ class SnapshotStore:
                 if here is not None:
                     check_host(found.manifest, here)
                 with disk.directory(snapshot.id, root) as directory:
-                    check_parts(found, directory, self._root.records)
+                    try:
+                        check_parts(found, directory, self._root.records)
+                    except SnapshotCorrupt:
+                        self._root.check_there(root, snapshot.id)
+                        raise
         except FileNotFoundError:
             raise _gone(snapshot.name) from None
         except OSError as error:
