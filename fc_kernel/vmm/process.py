@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,24 @@ def wrapped(argv: Sequence[str], limits: ResourceLimits) -> list[str]:
     ]  # fmt: skip
 
 
+#: ``linux/prctl.h``
+PR_SET_THP_DISABLE = 41
+
+
+@contextlib.contextmanager
+def _huge_pages(wanted: bool) -> Iterator[None]:
+    """Whether what is spawned in the block may have huge pages. It inherits that from us, for whom it is so meanwhile, too."""
+    if wanted:
+        yield
+        return
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
 class MonitorProcess:
     """A running monitor. Made by :meth:`spawn` on the event loop whose thread lives as long as the monitor may."""
 
@@ -95,24 +114,26 @@ class MonitorProcess:
         console: ConsoleRing,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        huge_pages: bool = True,
     ) -> MonitorProcess:
         """Start a program; its stdout and stderr go to ``console``. Raises :class:`~fc_kernel.errors.LaunchError`.
 
         The process gets SIGKILL when the calling thread ends: it does not outlive us, however we end.
         """
         try:
-            process = subprocess.Popen(
-                wrapped(argv, limits),
-                cwd=cwd,
-                env=dict(env) if env is not None else {"PATH": os.environ.get("PATH", os.defpath)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                # Its sockets and files are for us alone, wherever it makes them.
-                umask=0o077,
-                pass_fds=tuple(pass_fds),
-            )
+            with _huge_pages(huge_pages):
+                process = subprocess.Popen(
+                    wrapped(argv, limits),
+                    cwd=cwd,
+                    env=dict(env) if env is not None else {"PATH": os.environ.get("PATH", os.defpath)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    # Its sockets and files are for us alone, wherever it makes them.
+                    umask=0o077,
+                    pass_fds=tuple(pass_fds),
+                )
         except OSError as error:
             raise LaunchError(f"cannot start {argv[0]}: {error}") from error
         try:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 FOR_EVER_S = 3600
+#: What is not an empty object.
+ANSWERS: dict[str, object] = {"query-status": {"status": "paused"}}
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}, "capabilities": []}}
 
 
@@ -29,6 +31,7 @@ def strike(fault: str, connection: socket.socket | None = None) -> None:
         time.sleep(FOR_EVER_S)
     if fault == "garbage" and connection is not None:
         connection.sendall(b"this is not QMP\n")
+        time.sleep(FOR_EVER_S)
     if fault == "hang up" and connection is not None:
         connection.shutdown(socket.SHUT_RDWR)
         time.sleep(FOR_EVER_S)
@@ -81,7 +84,7 @@ def main() -> None:
         if fault == "refuse":
             answer: dict[str, object] = {"error": {"class": "GenericError", "desc": "the double refuses"}}
         else:
-            answer = {"return": {}}
+            answer = {"return": ANSWERS.get(name, {})}
         if "id" in command:
             answer["id"] = command["id"]
         connection.sendall(json.dumps(answer).encode() + b"\r\n")

@@ -163,6 +163,8 @@ class QemuVmm(ProcessVmm):
                 limits=ResourceLimits.for_guest(plan.spec),
                 console=self._console,
                 pass_fds=[fd for fd in (inherited.qmp, inherited.mux, mem, devices) if fd is not None],
+                # An emulator's translated code would take some of 2 MiB before a loaded guest's first answer.
+                huge_pages=mem is None or self._accelerated,
             )
             self._process = process
             self._undo.push_async_callback(process.aclose)
