@@ -8,7 +8,7 @@ import {
   editIcon,
   fileUploadIcon,
   historyIcon,
-  runIcon
+  undoIcon
 } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import { explanation, stateName } from '../chip';
@@ -98,7 +98,7 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
       <div role="toolbar" className="fc-Panel-actions" aria-label={trans.__('Snapshot actions')}>
         <Action icon={addIcon} label={trans.__('New')} title={trans.__('New snapshot')} onClick={actions.create} disabled={isBusy} />
         <Action
-          icon={historyIcon}
+          icon={undoIcon}
           label={trans.__('Restore')}
           title={trans.__('Put the machine back to the chosen snapshot')}
           onClick={() => one && actions.restore(one)}
@@ -123,7 +123,7 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
         <Action icon={downloadIcon} label={trans.__('Export')} onClick={() => one && actions.export(one)} disabled={!one} />
         <Action icon={fileUploadIcon} label={trans.__('Import')} onClick={actions.import} />
         <Action
-          icon={runIcon}
+          icon={historyIcon}
           label={trans.__('Timeline')}
           title={trans.__('Take a snapshot after each cell of this notebook')}
           onClick={actions.timeline}
