@@ -42,6 +42,8 @@ class Agent:
         self._transport = transport
         self._is_init = is_init
         self._kernel: Optional[Kernel] = None
+        #: To whose sockets the relays are connected.
+        self._attached: Optional[Kernel] = None
         self._starting: Optional[Reply] = None
         self._context: zmq.Context[Any] = zmq.Context()
         self._control = Control(self._call)
@@ -174,10 +176,13 @@ class Agent:
         if not kernel.ready():
             self._loop.call_later(LOOK_EVERY_S, lambda: self._look(kernel))
             return
+        if self._attached is not kernel:
+            # Early, so that the subscription is there before the first request.
+            self._attached = kernel
+            for relay in self._relays.values():
+                relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
         if kernel.waits and not self._checkpoint.has_companion:
             return  # our own kernel says itself when it is ready
-        for relay in self._relays.values():
-            relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
         reply, self._starting = self._starting, None
         reply({"pid": kernel.pid, "instance": kernel.instance})
 

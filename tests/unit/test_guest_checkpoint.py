@@ -252,3 +252,21 @@ def test_what_is_no_entropy_changes_nothing(guest: Guest, entropy: object) -> No
         guest.restored(entropy_b64=entropy)
     guest.call("thaw")
     assert guest.run("print('as before')") == "as before\n"
+
+
+def test_a_template_is_warm_and_shows_no_trace_of_it(guest: Guest) -> None:
+    guest.call("kernel.kill")
+    guest.notified("kernel.exited")
+    guest.start(instance=2, env={"FC_KERNEL_TEMPLATE_IMPORTS": "no_such_module, colorsys,"})
+    guest.attach(2)
+    msg_id = guest.execute("pass", silent=True)
+    at_first = guest.message("iopub")
+    while at_first["parent_header"].get("msg_id") != msg_id:
+        assert at_first["parent_header"] == {}, "no request was made of it yet"
+        at_first = guest.message("iopub")
+    code = "import os, sys; print('colorsys' in sys.modules, 'FC_KERNEL_TEMPLATE_IMPORTS' in os.environ, len(Out), len(In))"
+    msg_id = guest.execute(code)
+    assert guest.reply(msg_id)["content"]["execution_count"] == 1
+    outputs = guest.outputs(msg_id)
+    assert [each["content"]["text"] for each in outputs if "text" in each["content"]] == ["True False 0 2\n"]
+    assert guest.run("print('_0' in dir(), '_' in dir(), hasattr(sys, 'last_value'))") == "False True False\n"

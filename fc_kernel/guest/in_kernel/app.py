@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Any, Optional
 
 import zmq
@@ -17,6 +18,7 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
+from . import warm
 from .companion import Companion
 from .magics import load_ipython_extension
 from .output import GuardedOutStream, guard
@@ -110,6 +112,7 @@ class KernelApp(IPKernelApp):
         """Run, and tell the agent so as soon as the loop does."""
         path = os.environ.get(SOCKET_VARIABLE)
         if path:
-            self.companion = Companion(path, self.kernel)
+            first = partial(warm.warm_up, self) if warm.wanted() else None
+            self.companion = Companion(path, self.kernel, first)
             self.companion.start()
         super().start()  # type: ignore[no-untyped-call]

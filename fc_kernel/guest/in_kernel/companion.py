@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from . import hooks, requests
 from .main_thread import Call, MainThread
@@ -29,10 +29,11 @@ _read = ctypes.PyDLL(None).read
 
 
 class Companion:
-    """Serves the agent until the process ends. ``kernel`` is the ``ipykernel`` kernel."""
+    """Serves the agent until the process ends. ``kernel`` is the ``ipykernel`` kernel; ``first()`` runs before all else."""
 
-    def __init__(self, path: str, kernel: Any) -> None:
+    def __init__(self, path: str, kernel: Any, first: Optional[Callable[[], None]] = None) -> None:
         self._kernel = kernel
+        self._first = first
         self._main = MainThread()
         self._main.install()
         self._parked: Optional[Call] = None
@@ -50,6 +51,8 @@ class Companion:
     def _serve(self) -> None:
         # Other threads take the process's signals: one would end the read below.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if self._first is not None:
+            self._first()
         self._send({"op": "companion", "tid": threading.get_native_id(), "fd": self._held_fd})
         while True:
             orders = self._next()

@@ -1,0 +1,92 @@
+"""What is done in a kernel before a template is made of it, so that no cell after a restore pays for it.
+
+Requests such as a notebook sends go through the whole machinery once: imports that wait for their first use are done then, and
+under emulation they take seconds. Nothing of it is left in the namespace, the history or the counter; no output is seen.
+The completer is left cold: what jedi loads at first takes longer than the whole start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from typing import Any
+
+import zmq
+from IPython.core.getipython import get_ipython
+
+#: Modules to import, separated by commas; that it is set, even to nothing, says that a template will be made.
+IMPORTS_VARIABLE = "FC_KERNEL_TEMPLATE_IMPORTS"
+#: Of all requests together; large modules take their time in an emulated guest.
+TIMEOUT_MS = 120_000
+CELL = "__import__('fc_kernel.warm').warm.within_a_cell()"
+
+
+def wanted() -> bool:
+    """Whether this kernel becomes a template."""
+    return IMPORTS_VARIABLE in os.environ
+
+
+def warm_up(app: Any) -> None:
+    """Send the requests and wait for the replies; on a thread of its own, while the kernel's loop runs."""
+    publishing = app.iopub_thread
+    publishing._really_send = lambda *_args, **_kwargs: None
+    try:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+            socket.linger = 0
+            socket.connect(f"{app.transport}://{app.ip}-{app.shell_port}")
+            session = type(app.session)(key=app.session.key)
+            cell = {"code": CELL, "silent": False, "store_history": False, "user_expressions": {}}
+            for kind, content in (
+                ("kernel_info_request", {}),
+                ("execute_request", {**cell, "allow_stdin": False, "stop_on_error": True}),
+                ("is_complete_request", {"code": "1"}),
+            ):
+                session.send(socket, kind, content)
+                if not socket.poll(TIMEOUT_MS):
+                    print(f"no answer to the first {kind}", file=sys.__stderr__)
+                    return
+                socket.recv_multipart()
+        sent = threading.Event()
+        publishing.schedule(sent.set)
+        sent.wait()
+    finally:
+        del publishing._really_send
+
+
+def within_a_cell() -> str:
+    """On the main thread, as a cell; what it returns is displayed to nobody."""
+    shell: Any = get_ipython()
+    import_modules()
+    try:
+        raise KeyError("the first traceback loads what formats all of them")
+    except KeyError:
+        shell.InteractiveTB.structured_traceback(*sys.exc_info())
+    shell.events.register("post_execute", _forget)
+    return ""
+
+
+def import_modules() -> None:
+    """Import what the template is to have; what cannot be imported costs a line on stderr."""
+    for name in filter(None, map(str.strip, os.environ.pop(IMPORTS_VARIABLE, "").split(","))):
+        error = _import(name)
+        if error:
+            print(f"not imported: {name}: {error}", file=sys.__stderr__, flush=True)
+
+
+def _import(name: str) -> str:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:  # noqa: BLE001 - a module may do anything, and the kernel works without it
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _forget() -> None:
+    """Take the cell's result out of the namespace again."""
+    shell: Any = get_ipython()
+    shell.events.unregister("post_execute", _forget)
+    for number in list(shell.user_ns["_oh"]):
+        del shell.user_ns["_oh"][number]
+        shell.user_ns.pop(f"_{number}", None)
