@@ -135,3 +135,29 @@ async def test_waiting_may_be_cancelled(one: Snapshotting) -> None:
     await asyncio.wait({waiting})
     await saving.written()
     assert len(one.left()) == 2
+
+
+async def test_given_up_while_it_is_taken(one: Snapshotting) -> None:
+    """The thread that copies is waited for, and what it copied is not written."""
+    begun, go_on = threading.Event(), threading.Event()
+    read = one.memory.read
+
+    def slow(*arguments: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        read(*arguments)
+
+    one.memory.read = slow
+    saving = Saving(SnapshotCreate(files=one.files), MACHINE, one.reference)
+    taking = asyncio.ensure_future(saving.take(Capture(one.memory)))
+    await asyncio.get_running_loop().run_in_executor(None, begun.wait, 60)
+    giving_up = asyncio.ensure_future(saving.abandon())
+    await asyncio.sleep(0)
+    assert not giving_up.done()
+    go_on.set()
+    await giving_up
+    await asyncio.wait({taking})
+    assert one.left() == []
+    with pytest.raises(MonitorError, match="given up"):
+        saving.begin(b"devices")
+    await saving.abandon()

@@ -18,13 +18,13 @@ from ..finish import finish
 from ..process import LAST_WORDS_S, MonitorProcess, ResourceLimits
 from ..process_vmm import ProcessVmm
 from .bridge import MuxBridge
-from .capture import Capture, Reference
+from .capture import Capture, Interrupted, Reference
 from .command import Inherited, check_supported, command_line
 from .loading import Loading
 from .memory import GuestMemory
 from .monitor import QemuMonitor
 from .program import QemuProgram
-from .saving import Saving
+from .saving import GIVEN_UP, Saving
 from .tsc import tsc_khz
 from .vmstate import Machine
 
@@ -287,6 +287,8 @@ class QemuVmm(ProcessVmm):
         )
         try:
             for outcome in done:
+                if isinstance(outcome, Interrupted):
+                    raise MonitorError(GIVEN_UP)
                 if isinstance(outcome, BaseException):
                     raise outcome
             state = devices.read_bytes()

@@ -12,6 +12,8 @@ from ..base import SnapshotCreate
 from .capture import Capture, Interrupted, Reference, Writing
 from .vmstate import Machine, write_vmstate
 
+GIVEN_UP = "the snapshot was given up before it was written"
+
 
 class Saving:
     """Made with new files; ended by :meth:`written`, or by :meth:`abandon`, which leaves no file."""
@@ -22,8 +24,10 @@ class Saving:
         self._machine = machine
         self._reference = reference
         self._capture: Capture | None = None
+        self._taking: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._awaited = False
+        self._given_up = False
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_failure:
             self._vmstate = _new_file(stack, request.files.vmstate)
             on_failure.callback(request.files.vmstate.unlink, missing_ok=True)
@@ -35,13 +39,16 @@ class Saving:
     async def take(self, capture: Capture) -> None:
         """Copy the memory of the VM, which stands still."""
         self._capture = capture
+        self._taking = asyncio.get_running_loop().run_in_executor(None, capture.take, self._writing)
         try:
-            await asyncio.get_running_loop().run_in_executor(None, capture.take, self._writing)
+            await self._taking
         except OSError as error:
             raise self._failed(error) from error
 
     def begin(self, devices: bytes) -> None:
         """All is captured: from now on the files are written."""
+        if self._given_up:
+            raise MonitorError(GIVEN_UP)
         self._task = asyncio.create_task(self._write(devices))
         # Whoever awaits written() is told; perhaps nobody does.
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -76,7 +83,7 @@ class Saving:
         except BaseException as error:
             self._remove()
             if isinstance(error, Interrupted):
-                raise MonitorError("the snapshot was given up before it was written") from None
+                raise MonitorError(GIVEN_UP) from None
             raise
         self._close.close()
         # Only now: what was given up is not what the next diff is laid over.
@@ -84,8 +91,11 @@ class Saving:
 
     async def abandon(self) -> None:
         """Give up: wait for the thread to end, and remove the files, unless somebody was told that they are whole."""
+        self._given_up = True
         if self._capture is not None:
             self._capture.stop()
+        if self._taking is not None:
+            await asyncio.wait({self._taking})
         if self._task is not None:
             await asyncio.wait({self._task})
             if self._awaited and not self._task.cancelled() and self._task.exception() is None:
