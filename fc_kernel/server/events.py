@@ -23,6 +23,7 @@ SCHEMA_ID = "https://fc-kernel.readthedocs.io/events/v1"
 #: jupyter_server's own, by which we learn that a kernel was started.
 KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
 ACTIONS = ("state", "snapshot", "restore", "fork", "rename", "delete")
+SHOWN_OF_A_FORK = ("kernel_id", "name", "path", "session_id")
 MAX_MESSAGE = 600
 
 
@@ -124,7 +125,11 @@ class Events:
         if (snapshot_id := payload.get("snapshot")) is not None:
             with contextlib.suppress(FcKernelError):  # it is deleted already
                 snapshot = await self._extension.snapshot(self._extension.host, str(snapshot_id))
-        await self.changed(kernel_id, kind, snapshot, forks=payload.get("forks"), message=payload.get("message"))
+        forks = None
+        if (made := payload.get("forks")) is not None:
+            # Not what is the host's own business, such as the connection file; and not those that did not start.
+            forks = [{name: fork.get(name) for name in SHOWN_OF_A_FORK} for fork in made if fork.get("kernel_id")]
+        await self.changed(kernel_id, kind, snapshot, forks=forks, message=payload.get("message"))
 
     async def changed(self, kernel_id: str, action: str, snapshot: Snapshot | None, **more: Any) -> None:
         """Emit an event with a snapshot in it."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from jupyter_core.utils import ensure_async
 from jupyter_server.utils import url_path_join
 
-from ..errors import LaunchError, StateError
-from .failures import Refusal, unknown_kernel
+from ..errors import FcKernelError, LaunchError, StateError
+from .failures import Refusal
 from .hosting import Fork, ForkWish, Session
 from .models import ForkedKernel
 
@@ -45,13 +45,19 @@ class Forks:
         except RuntimeError:
             making.close()
             raise StateError("the server has ended") from None
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except FcKernelError:
+            raise
+        except Exception as error:
+            # Whatever the server's managers raise: a cell waits for the answer.
+            raise LaunchError(f"the fork did not start: {str(error).partition(chr(10))[0]}") from error
 
     async def _make(self, wish: ForkWish) -> Any:
         """A kernel of this server, of its parent's kernelspec, where its parent is."""
         parent, reference = wish.parent_kernel_id, wish.resolved.spec.restore_from
         if parent not in self._manager:
-            raise unknown_kernel(parent)
+            raise StateError(f"kernel {parent!r} is none of this server's, which therefore cannot have its forks")
         start: dict[str, Any] = {
             "kernel_name": self._manager.get_kernel(parent).kernel_name,
             "fc_kernel": {"restore_from": {"vm_id": reference.vm_id, "snapshot_id": reference.snapshot_id}},

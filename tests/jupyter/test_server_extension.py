@@ -265,3 +265,17 @@ async def test_from_the_command_line(server: Server, http: httpx.AsyncClient) ->
         assert await notebook.run("x") == "'then'"
         [fork] = await call("fork", "n.ipynb", "then")
         assert (await http.delete(f"/api/kernels/{fork['kernel_id']}")).status_code == 204
+
+
+async def test_a_server_whose_kernels_are_on_a_gateway(monitor: str, tmp_path: Path) -> None:
+    if monitor != "fake":
+        pytest.skip("no kernel is started")
+    server = Server(tmp_path, "--GatewayClient.url=http://127.0.0.1:9")
+    try:
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=DEADLINE_S) as http:
+            assert (await ask(http, "GET", "status"))["gateway"] is True
+            for path in ("kernels", "snapshots", "schema", "kernels/none"):
+                failure = await ask(http, "GET", path, 501)
+                assert failure["reason"] == "GatewayUnsupported"
+    finally:
+        server.stop()

@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tornado.web import HTTPError
 
 from fc_kernel.server.events import SCHEMA_ID, event_schema
 
@@ -114,6 +115,25 @@ async def test_more_forks_than_the_administrator_allows(site: Site) -> None:
     assert site.starts.calls == []
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no\nmore"), HTTPError(403, "too many kernels")])
+async def test_a_cell_that_forks_is_answered_whatever_the_server_raises(
+    site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the forker raises becomes the cell's error, and only the package's own errors do."""
+    session = site.sessions[MICROVM]
+
+    async def fails(**kwargs: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(site.app.kernel_manager, "start_kernel", fails)
+    [fork] = await session.fork()
+    assert fork.error.startswith("the fork did not start: ")
+    assert "\n" not in fork.error
+    site.app.kernel_manager._kernels.pop(MICROVM)
+    [fork] = await session.fork()
+    assert "none of this server's" in fork.error
+
+
 async def test_what_happens_is_told(site: Site) -> None:
     await ok(site, "GET", KERNEL)
     made = await ok(site, "POST", f"{KERNEL}/snapshots", 201, json={"name": "a"})
@@ -135,7 +155,7 @@ async def test_what_happens_is_told(site: Site) -> None:
     assert actions["restore"]["snapshot"]["id"] == made["id"]
     assert actions["rename"]["snapshot"]["name"] == "b"
     assert actions["delete"]["snapshot"]["id"] == made["id"]
-    assert len(actions["fork"]["forks"]) == 1
+    assert [set(fork) for fork in actions["fork"]["forks"]] == [{"kernel_id", "name", "path", "session_id"}]
     states = [(event["state"], event.get("message")) for event in site.events if event["action"] == "state"]
     assert states == [("restoring", None), ("running", None), ("dead", "it ended: see …/y")]
 
