@@ -162,3 +162,14 @@ def test_eight_forks(new_kernel: MakeKernel) -> None:
             each.client.shutdown()
     assert len(randoms) == 2 * FORKS + 1
     assert client.value("x") == "0"
+
+
+def test_requests_follow_each_other_at_once(new_kernel: MakeKernel) -> None:
+    """The host has hardly answered one when the next one comes, also from another machine than before."""
+    kernel = new_kernel()
+    client = kernel.start()
+    done = client.execute("x = 1\n%snapshot here\n" + "%vm\n%snapshots\n" * 10)
+    assert (done.status, len(done.results)) == ("ok", 21)
+    for _ in range(4):
+        assert client.execute("%restore here").status == "ok"
+    assert client.value("x") == "1"
