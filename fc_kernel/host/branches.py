@@ -72,9 +72,7 @@ class Branches:
                     }
                 )
 
-            taken = await checkpoint.take(
-                machine, draft, describe, hold=self.store.hold, notebook=notebook, on_going_on=going_on
-            )
+            taken = await checkpoint.take(machine, draft, describe, notebook=notebook, on_going_on=going_on)
         session.standing.emit("snapshot", {"snapshot": taken.snapshot.id})
         return taken
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -22,6 +22,7 @@ from ..vmm.base import SnapshotCreate, VmmState
 from ..vmm.finish import finish
 from .machine import AGENT_TIMEOUT_S, Machine
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: Hooks of the user's, flushing, and freezing: the agent gives up by itself before we do.
@@ -94,7 +95,6 @@ async def take(
     draft: Draft,
     describe: Callable[[Frozen], ManifestDraft],
     *,
-    hold: Callable[[Snapshot], Hold],
     notebook: bytes | None = None,
     hooks: bool = True,
     on_going_on: Callable[[], Awaitable[None]] | None = None,
@@ -116,16 +116,36 @@ async def take(
         if on_going_on is not None:
             await on_going_on()
     frozen, stood_still_s = taken[0]
-    await machine.vmm.written()
-    publish = functools.partial(
-        draft.publish,
-        describe(frozen),
-        base=Base.full() if base is None else Base.diff_on(base),
-        notebook=notebook,
-    )
-    snapshot: Snapshot = await asyncio.get_running_loop().run_in_executor(None, publish)
-    machine.stands_on(snapshot, hold(snapshot))
+    try:
+        await machine.vmm.written()
+        publish = functools.partial(
+            draft.publish,
+            describe(frozen),
+            base=Base.full() if base is None else Base.diff_on(base),
+            notebook=notebook,
+        )
+        snapshot, hold = await _to_the_end(functools.partial(_published, draft, publish))
+    except BaseException:
+        # What a next diff would be on is lost with this one.
+        machine.stands_on(None)
+        raise
+    machine.stands_on(snapshot, hold)
     return Taken(snapshot, stood_still_s, frozen.hook_errors)
+
+
+def _published(draft: Draft, publish: Callable[[], Snapshot]) -> tuple[Snapshot, Hold]:
+    """The snapshot, held from its first moment: nobody may take away what the next diff is on."""
+    return publish(), draft.keep()
+
+
+async def _to_the_end(call: Callable[[], T]) -> T:
+    """The result of a blocking call; who is cancelled waits for its end, because it goes on anyway."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
 
 
 async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) -> tuple[Frozen, float]:

@@ -151,14 +151,15 @@ class Machine:
     def _let_go(self) -> None:
         self.origin.release.close()
 
-    def stands_on(self, snapshot: Snapshot, hold: Hold) -> None:
-        """The state is that of a snapshot that was just taken: diffs are on that from now on."""
+    def stands_on(self, snapshot: Snapshot | None, hold: Hold | None = None) -> None:
+        """The state is that of a snapshot that was just taken: diffs are on that from now on, or with ``None`` on nothing."""
         self._let_go()
         origin = self.origin
         origin.release = contextlib.ExitStack()
-        origin.release.callback(hold.close)
+        if hold is not None:
+            origin.release.callback(hold.close)
         origin.base = snapshot
-        if snapshot.kind == "snapshot":
+        if snapshot is not None and snapshot.kind == "snapshot":
             origin.current = snapshot
 
     @property

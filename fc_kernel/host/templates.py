@@ -161,7 +161,13 @@ class Templates:
                     state = checkpoint.kernel_state(frozen, key)
                     return manifest_of(machine).model_copy(update={"kernel": state, "template_key": want.key})
 
-                for stale in await loop.run_in_executor(None, self.store.others, describe(checkpoint.Frozen())):
+                for stale in await loop.run_in_executor(
+                    None,
+                    self.store.others,
+                    describe(
+                        checkpoint.Frozen(instance=INSTANCE, language="python") if want.python else checkpoint.Frozen()
+                    ),
+                ):
                     log.info(
                         "image %s gets a new template: %s was %s, is %s",
                         want.image_name,
@@ -169,7 +175,7 @@ class Templates:
                         stale.have,
                         stale.want,
                     )
-                await checkpoint.take(machine, draft, describe, hold=self.store.hold, hooks=False)
+                await checkpoint.take(machine, draft, describe, hooks=False)
             finally:
                 await machine.aclose()
         await loop.run_in_executor(None, self.store.sweep)
