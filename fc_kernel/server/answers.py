@@ -13,22 +13,10 @@ from .hosting import Host, Session
 from .hosting import Snapshot as StoredSnapshot
 from .models import Kernel, LineageItem, Snapshot, State
 
-#: The engine's words for a kernel's state that differ from the API's.
-_STATES: dict[str, State] = {
-    "starting": "booting",
-    "created": "booting",
-    "paused": "pausing",
-    "snapshotting": "pausing",
-    "idle": "dead",
-    "closed": "dead",
-    "exited": "dead",
-}
-
 
 def state_of(word: object) -> State:
-    """The API's word for a state."""
-    text = str(word)
-    return text if text in get_args(State) else _STATES.get(text, "running")  # type: ignore[return-value]
+    """The API's word for a session's state; one that is closed is as dead as any."""
+    return word if word in get_args(State) else "dead"  # type: ignore[return-value]
 
 
 async def snapshot_answer(host: Host, snapshot: StoredSnapshot, current: Collection[str]) -> Snapshot:

@@ -242,3 +242,23 @@ async def test_nasty_names(site: Site, name: str) -> None:
 async def test_nasty_scopes(site: Site, scope: str) -> None:
     await refused(site, "POST", "snapshots/import", 400, "SpecError", params={"scope": scope}, content=b"x")
     assert (await site.call("GET", "snapshots", params={"scope": scope})).status_code == 400
+
+
+async def test_a_configuration_that_is_wrong(tmp_path: Path, settings_of_nobody: None) -> None:
+    async with serving(tmp_path, FcKernelConfig={"max_vcpus": 1}) as site:
+        failure = await refused(site, "GET", "status", 500, "ConfigError")
+        assert "max_vcpus" in failure["message"]
+        assert [each["kernel_id"] for each in await ok(site, "GET", "kernels")] == [MICROVM]
+
+
+async def test_a_notebook_that_was_replaced_in_the_store(site: Site, tmp_path: Path) -> None:
+    taken = publish(site.store, scope="n.ipynb", notebook=b"{}")
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    assert taken.notebook is not None
+    taken.notebook.parent.chmod(0o700)
+    taken.notebook.unlink()
+    taken.notebook.symlink_to(secret)
+    response = await site.call("GET", f"snapshots/{taken.id}/notebook")
+    assert response.status_code in (404, 422), response.text
+    assert "hunter2" not in response.text
