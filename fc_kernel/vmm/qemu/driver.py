@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from ...errors import LaunchError, MonitorApiError, MonitorError, StateError, UnsupportedByMonitor
+from ...errors import (
+    LaunchError,
+    MonitorApiError,
+    MonitorError,
+    SnapshotCorrupt,
+    StateError,
+    UnsupportedByMonitor,
+)
 from ...tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, VmmState
 from ..finish import finish
@@ -117,12 +124,18 @@ class QemuVmm(ProcessVmm):
                 self._machine, self._reference = loading.machine, loading.reference
                 self._undo.callback(os.close, loading.keep_base())
                 check_supported(loading.plan, self._program)
-                await self._spawn(loading.plan, mem=loading.mem, devices=loading.devices)
-                if snapshot.layers:
-                    memory = await self._guest_memory()
-                    await _blocking(lambda: loading.lay_over(memory))
-                assert self._monitor is not None  # noqa: S101 - spawned
-                await self._monitor.load_devices(loading.devices)
+                learning = asyncio.ensure_future(_blocking(loading.learn))
+                try:
+                    await self._spawn(loading.plan, mem=loading.mem, devices=loading.devices)
+                    if snapshot.layers:
+                        memory = await self._guest_memory()
+                        await _blocking(lambda: loading.lay_over(memory))
+                    assert self._monitor is not None  # noqa: S101 - spawned
+                    await self._monitor.load_devices(loading.devices)
+                finally:
+                    # Its thread reads files that are closed behind us.
+                    await asyncio.wait({learning})
+                learning.result()
             if snapshot.resume:
                 await self._let_run()
             else:
@@ -140,7 +153,7 @@ class QemuVmm(ProcessVmm):
             raise LaunchError(
                 f"QEMU was not ready within {self.plan.start_timeout_s:g} s", console=self._console.tail()
             ) from None
-        except (MonitorError, OSError) as error:
+        except (MonitorError, SnapshotCorrupt, OSError) as error:
             await self.aclose()
             raise LaunchError(f"QEMU could not start the VM: {error}", console=self._console.tail()) from error
         except BaseException:

@@ -37,17 +37,17 @@ class Loading:
             os.lseek(self.devices, 0, os.SEEK_SET)
             self._layers = [stack.enter_context(_opened_layer(path, mem_bytes)) for path in snapshot.layers]
             self.reference = Reference(mem_bytes, self.mem)
-            for layer in self._layers:
-                try:
-                    self.reference.learn(layer)
-                except SnapshotCorrupt as error:
-                    raise LaunchError(str(error)) from error
             self._undo = stack.pop_all()
 
     def keep_base(self) -> int:
         """A descriptor of ``mem`` of its own, for as long as the VM lives; the caller closes it."""
         self.reference.base = os.dup(self.mem)
         return self.reference.base
+
+    def learn(self) -> None:
+        """Let :attr:`reference` know the layers; that takes a while, and nobody needs it before the next snapshot."""
+        for layer in self._layers:
+            self.reference.learn(layer)
 
     def lay_over(self, memory: GuestMemory) -> None:
         """Write the layers into the process's memory, oldest first."""
