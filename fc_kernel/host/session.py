@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: What a guest may ask for before it was answered.
+MAX_WISHES = 4
+
 
 class KernelSession:
     """Used on the engine's loop. ``returncode``, ``death`` and ``ports`` may be read from any thread."""
@@ -57,7 +60,6 @@ class KernelSession:
         self._supply: Supply = shared_supply(engine, config)
         self.branches = Branches(self, self._supply)
         self.standing = Standing()
-        self._wish: asyncio.Task[None] | None = None
         self._endpoint_dir = endpoint_dir
         #: The guest, if there is one.
         self.machine: Machine | None = None
@@ -251,7 +253,7 @@ class KernelSession:
             raise
         finally:
             if old is not None:
-                await old.aclose()
+                self.spawn(old.aclose(), "old")
 
     def _never_ran(self) -> None:
         if not self._ended.is_set():
@@ -266,9 +268,9 @@ class KernelSession:
         if machine is not self.machine or params.get("instance") != self.instance:
             return
         if method == "kernel.request":
-            # One at a time: a cell waits for the answer, and a guest that does not is not served.
-            if self._wish is None or self._wish.done():
-                self._wish = self.spawn(wishes.serve(self, machine, params), "wish")
+            # A cell waits for its answer, so there is one, and the next while the first still ends; no guest has more.
+            if sum(task.get_name() == "wish" for task in self._tasks) < MAX_WISHES:
+                self.spawn(wishes.serve(self, machine, params), "wish")
             return
         if method != "kernel.exited":
             return
@@ -365,12 +367,12 @@ class KernelSession:
                     self._closing_cancelled = True
                     starter.cancel()
                 await asyncio.wait({starter})
-            tasks = list(self._tasks)
-            for task in tasks:
-                # What the kernel said last, such as its reply to the shutdown, is still on its way.
-                if task.get_name() != "mourn":
-                    task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            while tasks := set(self._tasks):
+                for task in tasks:
+                    # What the kernel said last, such as its reply to the shutdown, is still on its way.
+                    if task.get_name() not in ("mourn", "old"):
+                        task.cancel()
+                await asyncio.wait(tasks)
 
     async def _say_goodbye(self) -> None:
         if not self._ended.is_set():
@@ -379,15 +381,14 @@ class KernelSession:
         with contextlib.suppress(FcKernelError):
             await self._mourn()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
-        """A supervised task, which ends with the session at the latest; ``None`` when that is closed."""
-        if self.standing.phase is Phase.CLOSED:
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """A supervised task, which ends with the session at the latest; nothing is done when that is closed."""
+        if self.standing.phase is Phase.CLOSED and name != "old":
             coroutine.close()
-            return None
+            return
         task = self._loop.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
