@@ -20,7 +20,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_server.auth import Authorizer
 from jupyter_server.serverapp import ServerApp
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
+from tornado.netutil import bind_sockets, bind_unix_socket
 from traitlets.config import Config
 
 from fc_kernel.errors import FcKernelError, LimitError, SnapshotNotFound
@@ -269,7 +269,8 @@ async def serving(tmp_path: Path, **config: Any) -> AsyncIterator[Site]:
     app.event_logger.add_listener(schema_id="https://fc-kernel.readthedocs.io/events/v1", listener=heard)
     server = HTTPServer(app.web_app, max_body_size=app.max_body_size)
     [socket] = bind_sockets(0, "127.0.0.1")
-    server.add_sockets([socket])
+    # A server may listen on a Unix socket, too.
+    server.add_sockets([socket, bind_unix_socket(str(tmp_path / "sock"))])
     url = f"http://127.0.0.1:{socket.getsockname()[1]}/a%40b/fc-kernel/api/"
     try:
         async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"token {TOKEN}"}, timeout=60) as client:

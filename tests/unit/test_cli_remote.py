@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -95,6 +96,14 @@ def test_a_server_that_is_named(running: Running) -> None:
     assert "--token" in done.err
     assert said("snapshot", "create", MICROVM, "--server", url, "--token", TOKEN)["name"] == "s2"
     assert "no Jupyter server" in call("snapshot", "create", MICROVM).err
+
+
+def test_a_server_on_a_unix_socket(running: Running, tmp_path: Path) -> None:
+    socket = str(tmp_path / "sock")
+    info = json.loads(running.file.read_text())
+    info |= {"sock": socket, "url": f"http+unix://{quote(socket, safe='')}/a%40b/"}
+    running.file.write_text(json.dumps(info))
+    assert said("snapshot", "create", "n.ipynb")["name"] == "s1"
 
 
 def test_what_is_not_there(running: Running) -> None:
