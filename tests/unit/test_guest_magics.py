@@ -76,6 +76,14 @@ def test_snapshot(guest: Guest) -> None:
     assert text.endswith(" s\nwent on\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("'after  it'", "after  it"), ('"a b"', "a b"), ("it's done", "it's done"), ("a b", "a b")]
+)
+def test_a_description_in_quotes_or_not(guest: Guest, given: str, meant: str) -> None:
+    request, _, _ = asked(guest, f"%snapshot -m {given}", source(snapshot=SNAP))
+    assert request["args"] == {"name": None, "description": meant}
+
+
 def test_snapshots_as_text_and_html(guest: Guest) -> None:
     request, _, outputs = asked(
         guest, "%snapshots", source(snapshots=[SNAP, {**SNAP, "name": "two", "parent": "clean"}])

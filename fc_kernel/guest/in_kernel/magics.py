@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Callable, Optional, TypeVar
 
 from IPython.core.error import UsageError
@@ -38,11 +39,14 @@ def _takes(*options: Callable[[Any], Any]) -> Callable[[Method], Method]:
 
 def _parsed(magic: Any, line: str) -> Any:
     """The arguments; ``None`` after ``--help``, which is printed."""
-    words = line.split()
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = line.split()  # a quote that is not closed is an apostrophe
     if "--help" in words or "-h" in words:
         print(magic.parser.format_help())
         return None
-    return magic.parser.parse_argstring(line)
+    return magic.parser.parse_args(words)
 
 
 def _asked(call: Callable[[], Any]) -> Any:
