@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,8 @@ class Branches:
         """Save the machine as it is now; raises :class:`~fc_kernel.errors.FcKernelError`, and then nothing has changed."""
         session = self._session
         machine = session.running_machine()
+        if machine.keeps_data:
+            raise SnapshotError("this VM writes to a drive of its own, which a snapshot cannot hold; make it read-only")
         begin = functools.partial(
             self.store.begin,
             name=name,
@@ -138,8 +140,15 @@ class Branches:
         session.standing.emit("fork", {"snapshot": snapshot.id, "forks": [fork.to_dict() for fork in forks]})
         return forks
 
-    def shown(self, snapshot: Snapshot, names: dict[str, str] | None = None) -> dict[str, Any]:
+    async def shown(self, snapshot: Snapshot) -> dict[str, Any]:
         """A snapshot as a cell's table has it."""
+
+        def show() -> dict[str, Any]:
+            return self._shown(snapshot, {each.id: each.name for each in self.store.lineage(snapshot)})
+
+        return await _off_loop(show)
+
+    def _shown(self, snapshot: Snapshot, names: Mapping[str, str]) -> dict[str, Any]:
         machine = self._session.machine
         current = machine.origin.current if machine is not None else None
         parent = snapshot.parent
@@ -149,7 +158,7 @@ class Branches:
             "description": snapshot.description,
             "created": snapshot.created,
             "size_bytes": self.store.disk_bytes(snapshot),
-            "parent": None if parent is None else (names or {}).get(parent, parent),
+            "parent": None if parent is None else names.get(parent, parent),
             "current": current is not None and current.id == snapshot.id,
         }
 
@@ -159,7 +168,7 @@ class Branches:
         def show() -> list[dict[str, Any]]:
             snapshots = self.store.list(scope=self._session.scope)
             names = {snapshot.id: snapshot.name for snapshot in snapshots}
-            return [self.shown(snapshot, names) for snapshot in snapshots]
+            return [self._shown(snapshot, names) for snapshot in snapshots]
 
         return await _off_loop(show)
 

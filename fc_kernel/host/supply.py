@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -96,8 +95,15 @@ class Supply:
 
     async def from_ref(self, ref: SnapshotRef, resolved: Resolved, *, scope: str, labels: dict[str, str]) -> Machine:
         """A machine from the snapshot that settings name, by its id or by a name in ``scope``; as :meth:`from_snapshot`."""
-        find = functools.partial(self.snapshots.get, ref.snapshot_id, scope=scope)
-        snapshot: Snapshot = await asyncio.get_running_loop().run_in_executor(None, find)
+
+        def find() -> Snapshot:
+            try:
+                return self.snapshots.get(ref.snapshot_id, scope=scope)
+            except SnapshotNotFound:
+                # Of another notebook, perhaps: then by its id, or by a name that is the only one.
+                return self.snapshots.get(ref.snapshot_id)
+
+        snapshot = await asyncio.get_running_loop().run_in_executor(None, find)
         if ref.vm_id != snapshot.manifest.vm_id:
             raise SnapshotNotFound(
                 f"the VM {ref.vm_id!r} has no snapshot {ref.snapshot_id!r}; that one is of the VM {snapshot.manifest.vm_id!r}"

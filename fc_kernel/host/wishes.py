@@ -88,7 +88,7 @@ async def _fulfil(session: KernelSession, wish: Wish, args: _Strict) -> dict[str
         taken = await session.take_snapshot(args.name, args.description)
         return {
             "role": "source",
-            "snapshot": session.branches.shown(taken.snapshot),
+            "snapshot": await session.branches.shown(taken.snapshot),
             "stood_still_s": round(taken.stood_still_s, 4),
             "hook_errors": list(taken.hook_errors),
         }
