@@ -336,13 +336,15 @@ class FakeVmm(ProcessVmm):
         """The kernel has a session of its own, so the tree is walked; a dead agent's kernel died with its parent."""
         if process.exited is not None:
             return  # the number may be another process's by now
+        children: list[psutil.Process] = []
         if not self._scripted:
             with contextlib.suppress(psutil.NoSuchProcess):
-                agent = psutil.Process(process.pid)
-                for child in agent.children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.send_signal(signum)
+                children = psutil.Process(process.pid).children(recursive=True)
+        # The agent first: it would tell of its kernel's death.
         process.send_signal(signum)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(signum)
 
 
 def _remove(files: SnapshotFiles) -> None:
