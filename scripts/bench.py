@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_firecracker import measure_firecracker
 from bench_kernels import alternately, execute, kernel, start_ms, summary
 from bench_snapshots import measure_forks, measure_snapshots, measure_starts
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -121,6 +122,7 @@ def measure(monitor: str, samples: int, only: str | None, say: Callable[[str], N
         "snapshots": lambda: measure_snapshots(OURS, monitor, samples, say),
         "forks": lambda: measure_forks(OURS, monitor, samples, say),
         "tunnel": lambda: measure_tunnel(samples, say),
+        "firecracker": lambda: measure_firecracker(samples, say),
     }
     metrics = {}
     for name, part in parts.items():
@@ -134,7 +136,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 samples instead of 10; not for the README")
     parser.add_argument("--json", metavar="FILE", help="write the metrics there")
-    parser.add_argument("--only", choices=["cold", "starts", "snapshots", "forks", "tunnel"], help="only this part")
+    parser.add_argument(
+        "--only", choices=["cold", "starts", "snapshots", "forks", "tunnel", "firecracker"], help="only this part"
+    )
     parser.add_argument("--monitor", default="auto", help="the monitor to measure (default: the best of this host)")
     options = parser.parse_args()
     console = Console(stderr=True)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fc_kernel.host import select
-from fc_kernel.images.manifest import ImageManifest, Part
-from fc_kernel.images.store import ROLES
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.kvm import KvmReport
 
 from ..conformance.conftest import Monitor, bare_metal_guest, firecracker_params
+from .image import put_image
 from .kernel import Kernel
 
 __all__ = ["bare_metal_guest"]
 
 MakeKernel = Callable[..., Kernel]
-
-#: A file that is no part of the test's guest but has to be there.
-PLACEHOLDER = bytes(4096)
 
 
 @pytest.fixture(scope="module", params=firecracker_params())
@@ -38,21 +33,7 @@ def data_dir(
 ) -> Iterator[Path]:
     """A data directory whose image "default" is the bare-metal guest; KVM passes for usable, because for it it is."""
     root = tmp_path_factory.mktemp("data")
-    image = root / "images" / "default"
-    image.mkdir(parents=True)
-    files = {"kernel": bare_metal_guest.read_bytes(), "initrd": PLACEHOLDER, "rootfs": PLACEHOLDER}
-    for name, content in files.items():
-        (image / name).write_bytes(content)
-    manifest = ImageManifest(
-        name="default",
-        created="2026-01-01T00:00:00+00:00",
-        recipe=hashlib.sha256(files["kernel"]).hexdigest(),
-        kernel_release="bare",
-        python="none",
-        boot_args="",
-        parts=tuple(Part.of(role, image / role) for role in ROLES),
-    )
-    (image / "manifest.json").write_text(manifest.model_dump_json())
+    put_image(root, bare_metal_guest)
     patch = pytest.MonkeyPatch()
     patch.setenv("FC_KERNEL_DATA_DIR", str(root))
     patch.setenv("FC_KERNEL_CACHE_DIR", str(root / "cache"))

@@ -1,0 +1,114 @@
+"""The same waits on the real Firecracker, with the bare-metal guest of the tests: what the host and the monitor take.
+
+The guest is no Linux, so that it runs where KVM only emulates, too; what a guest's own kernel and Python would add is not in
+these figures. Firecracker is looked for as the tests do it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench_kernels import alone
+
+from fc_kernel.errors import FcKernelError
+from fc_kernel.host import select
+from fc_kernel.vmm.firecracker.program import FirecrackerProgram, find_firecracker
+from fc_kernel.vmm.kvm import KvmReport
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.firecracker.client import Client
+from tests.firecracker.image import put_image
+from tests.firecracker.kernel import Kernel
+from tests.guests.build import build_guest
+
+FORKS = 8
+
+
+def program_of_host() -> FirecrackerProgram | None:
+    """The first of ``FC_KERNEL_FIRECRACKER``, or the one on the PATH; ``None`` where there is none that can run."""
+    paths = os.environ.get("FC_KERNEL_FIRECRACKER", "").split(os.pathsep)
+    if not Path("/dev/kvm").exists():
+        return None
+    try:
+        return find_firecracker(paths[0] or None)
+    except FcKernelError:
+        return None
+
+
+@contextlib.contextmanager
+def site() -> Iterator[None]:
+    """A data directory with the guest as its image; KVM passes for usable, because for this guest it is."""
+    with tempfile.TemporaryDirectory() as root:
+        put_image(Path(root), build_guest(Path(root)))
+        before = dict(os.environ), select.probe_kvm
+        os.environ.update(
+            FC_KERNEL_DATA_DIR=root, FC_KERNEL_CACHE_DIR=f"{root}/cache", JUPYTER_RUNTIME_DIR=f"{root}/runtime"
+        )
+        select.probe_kvm = lambda *_: KvmReport("usable", "as far as the bare-metal guest goes", None, None)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before[0])
+            select.probe_kvm = before[1]
+
+
+def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Nothing where there is no Firecracker."""
+    program = program_of_host()
+    if program is None:
+        say("firecracker: none that could run; left out")
+        return {}
+    taken: dict[str, list[float]] = {}
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = call()
+        taken.setdefault(name, []).append((time.perf_counter() - begun) * 1e3)
+        return result
+
+    say(f"firecracker {program.version}")
+    with site():
+        for config in ({"templates": False}, {}):
+            with contextlib.closing(Kernel(program, **config)) as first:
+                first.start()
+            for _ in range(samples):
+                with contextlib.closing(Kernel(program, **config)) as kernel:
+                    timed("start_template" if not config else "start_cold", lambda kernel=kernel: started(kernel))
+        with contextlib.closing(Kernel(program)) as kernel:
+            client = kernel.start()
+            for number in range(samples):
+                still = kernel.run(kernel.session.take_snapshot(f"s{number}")).stood_still_s
+                taken.setdefault("snapshot_stall", []).append(still * 1e3)
+                timed("restore", lambda number=number: (client.execute(f"%restore s{number}"), client.value("count")))
+            for _ in range(max(3, samples // 3)):
+                timed("fork_8", lambda: forked(kernel))
+    return {f"firecracker_{name}": alone(values, "ms") for name, values in taken.items()}
+
+
+def started(kernel: Kernel) -> None:
+    """``start`` to the first cell's reply."""
+    kernel.start().value("count")
+
+
+def forked(kernel: Kernel) -> None:
+    """All eight forks have answered a cell."""
+    forks = kernel.run(kernel.session.fork(FORKS))
+    if any(fork.error for fork in forks):
+        raise RuntimeError([fork.error for fork in forks])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(json.loads(Path(fork.connection_file).read_text()))) for fork in forks]
+        asked = [(client, client.begin("count")) for client in clients]
+        for client, msg_id in asked:
+            client.finish(msg_id)
+    for fork in forks:
+        kernel.run(kernel.engine.session_of(fork.kernel_id).aclose())
