@@ -151,6 +151,7 @@ async def _to_the_end(call: Callable[[], T]) -> T:
 async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) -> tuple[Frozen, float]:
     """Freeze to thaw. Whatever happens the machine runs afterwards, or is ended: it never stays frozen."""
     vmm = machine.vmm
+    await vmm.prepare()
     since = time.monotonic()
     try:
         frozen = Frozen.of(await _freeze(machine, hooks=hooks))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..config import FcKernelConfig
 from ..errors import ImageNotFound, LaunchError, SnapshotIncompatible, SnapshotNotFound, UnsupportedByMonitor
 from ..images.store import Image, ImageStore
+from ..paths import data_dir
 from ..resolve import Resolved
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
@@ -176,6 +177,7 @@ def _image(name: str) -> Image:
 def shared_supply(engine: Engine, config: FcKernelConfig) -> Supply:
     """The supply of all sessions on an engine that have the same configuration; the engine closes it."""
     values = {name: getattr(config, name) for name in sorted(config.class_trait_names(config=True))}
+    values["data_dir"] = data_dir()
     key = json.dumps(values, sort_keys=True, default=str)
     supply = engine.shared_things.get(key)
     if supply is None:

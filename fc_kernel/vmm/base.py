@@ -179,6 +179,12 @@ class Vmm(ABC):
         when it sees that it was loaded; one that was opened a moment before that falls too, so whoever dials tries again.
         """
 
+    async def prepare(self) -> None:  # noqa: B027 - most drivers need no preparation
+        """Do, while the VM runs, what would take time when it stands still: a pause and a snapshot come next.
+
+        Not needed for either. :class:`StateError` when the VM does not run.
+        """
+
     @abstractmethod
     async def pause(self) -> None:
         """Stop the vCPUs of a running VM; returns when they stand still. :class:`StateError` in any other state."""

@@ -216,6 +216,11 @@ class QemuVmm(ProcessVmm):
             raise StateError(f"{command} in state {self.state}")
         await self._monitor.execute(command, **arguments)
 
+    async def prepare(self) -> None:
+        """Take the memory that a snapshot will be copied to; it is given back when no pause follows soon."""
+        self._only_in(VmmState.RUNNING, "prepare")
+        await self._prepare()
+
     async def pause(self) -> None:
         """Bring the guest's connections to rest, and stop the vCPUs.
 
@@ -227,7 +232,10 @@ class QemuVmm(ProcessVmm):
 
     async def _pause(self) -> None:
         assert self._bridge is not None  # noqa: S101 - it runs
-        await asyncio.gather(self._bridge.rest(), self._prepare())
+        if self._capture is None:
+            await asyncio.gather(self._bridge.rest(), self._prepare())
+        else:
+            await self._bridge.rest()
         try:
             await self._execute("stop")
         except BaseException:
