@@ -70,6 +70,7 @@ class Agent:
             "kernel.start": self._start,
             "freeze": self._checkpoint.freeze,
             "restored": self._checkpoint.restored,
+            "rehearse": self._checkpoint.rehearse,
         }
         self._watch_children()
 

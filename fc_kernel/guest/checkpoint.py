@@ -31,7 +31,7 @@ KERNEL_ERROR = -32000
 NO_ENTROPY = -32001
 KERNEL_BUSY = -32002
 
-RUNNING, FREEZING, FROZEN, RENEWING = "running", "freezing", "frozen", "renewing"
+RUNNING, FREEZING, FROZEN, RENEWING, REHEARSING = "running", "freezing", "frozen", "renewing", "rehearsing"
 
 LOOK_EVERY_S = 0.002
 #: The kernel's last messages are on their way through ZeroMQ's own threads; after so many looks at nothing, there are none.
@@ -141,8 +141,10 @@ class Checkpoint:
 
         self._loop.call_later(timeout_s, late)
 
-    def thaw(self, _params: Params) -> Params:
-        """Let the kernel go on where it was."""
+    def thaw(self, params: Params) -> Params:
+        """Let the kernel go on where it was; while the machine stood still, its clock did."""
+        if "time" in params:
+            self._machine.set_clock(float(params["time"]))
         self._abandon("thawed meanwhile")
         return {}
 
@@ -178,6 +180,16 @@ class Checkpoint:
 
         # A little later than the companion itself gives up on the hooks.
         self._loop.call_later(RENEWAL_TIMEOUT_S * 1.2, late)
+
+    def rehearse(self, params: Params, reply: Reply) -> None:
+        """Have the kernel do once, without a trace, what its first cell will: emulators translate code as it is first run."""
+        companion = self._companion
+        if self._state != RUNNING or companion is None or not companion.present:
+            raise RpcError(KERNEL_ERROR, f"nothing to rehearse with; the kernel is {self._state}")
+        turn = self._begin(REHEARSING, reply)
+        companion.tell({"op": "rehearse", "turn": turn})
+        late = RpcError(KERNEL_ERROR, "the kernel did not end its rehearsal in time")
+        self._loop.call_later(float(params["timeout_s"]), lambda: self._finish(turn, late))
 
     def answer(self, params: Params) -> Params:
         """Hand the host's answer to the cell that waits; it may have gone."""
@@ -228,7 +240,12 @@ class Checkpoint:
                 execution_count=count if isinstance(count, int) else None,
                 quiet=message.get("gil") is True,
             )
+            if self._facts["cell"] is None and isinstance(message.get("cell"), str):
+                # Nobody's cell asked for it, but one runs.
+                self._facts["cell"] = message["cell"]
             self._await_hold(self._turn)
+        elif message.get("op") == "rehearsed" and self._state == REHEARSING:
+            self._finish(self._turn, {})
         elif message.get("op") == "restored" and self._state == RENEWING:
             self._facts["hook_errors"] = remarks
             self._finish(self._turn, self._facts)

@@ -106,6 +106,7 @@ class Branches:
             asker=asker,
             execution_count=kernel.execution_count,
             silenced=kernel.cell,
+            rekeyed=machine.origin.kernel != kernel,
         )
         await session.replace_machine(machine, generation, rollback)
         session.standing.emit("restore", {"snapshot": snapshot.id})

@@ -192,7 +192,7 @@ async def _thaw(machine: Machine) -> None:
     if machine.vmm.state is not VmmState.RUNNING:
         return
     try:
-        await machine.agent.call("thaw", timeout_s=AGENT_TIMEOUT_S)
+        await machine.agent.call("thaw", timeout_s=AGENT_TIMEOUT_S, time=time.time())
     except FcKernelError as error:
         log.error("VM %s stays frozen and is ended: %s", machine.vmm.plan.vm_id, error)
         with contextlib.suppress(StateError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -25,12 +26,15 @@ from .identity import host_for
 from .machine import SEED_BYTES, GuestKernel, Machine, Origin, check_tier, prepare, up_within
 from .select import Choice
 
+log = logging.getLogger(__name__)
+
 Role = Literal["started", "restored", "fork"]
 
 #: The agent's code for a guest kernel that does not take the host's randomness.
 ENTROPY_REFUSED = -32001
 #: Reseeding and the user's hooks; a hook that takes longer is the user's own business, but not for ever.
 WAKE_TIMEOUT_S = 60.0
+REHEARSAL_TIMEOUT_S = 30.0
 MERGED_MEM = "merged.mem"
 
 
@@ -95,6 +99,8 @@ async def load(
             if keeps or not paused:
                 await machine.connect()
             if keeps and paused:
+                if origin.kernel is not None:
+                    await rehearse(machine)
                 await vmm.pause()
         machine.own(undo.pop_all())
     return machine
@@ -157,6 +163,23 @@ async def _restored(machine: Machine, parameters: dict[str, Any], timeout_s: flo
                 console=machine.vmm.console_tail(),
             ) from error
         raise
+
+
+async def rehearse(machine: Machine) -> None:
+    """Let a loaded machine do once, without a trace, what its first user will ask of it, and have it sleep again.
+
+    An emulator translates code as it is first run, which takes several times as long as running it. A guest that cannot
+    rehearse stays as it is.
+    """
+    generation = machine.origin.generation + 1
+    await wake(machine, Waking(role="started", generation=generation))
+    machine.origin.generation = generation
+    try:
+        await machine.agent.call("rehearse", timeout_s=WAKE_TIMEOUT_S, within_s=REHEARSAL_TIMEOUT_S)
+    except AgentError as error:
+        log.debug("VM %s does not rehearse: %s", machine.vmm.plan.vm_id, error)
+    await machine.agent.call("freeze", timeout_s=WAKE_TIMEOUT_S, within_s=REHEARSAL_TIMEOUT_S, hooks=False)
+    machine.asleep = True
 
 
 #: What a guest may say of its hooks.

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from ..errors import ImageBuildError, ImageCorrupt, ImageError, ImageNotFound, SpecError
 from ..paths import cache_dir, data_dir
 from ..spec import NAME_PATTERN
+from ..verified import VerifiedFiles
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ImageManifest, sha256_of
 from .staging import REMOVED_PREFIX
-from ..verified import VerifiedFiles
 
 ROLES = ("kernel", "initrd", "rootfs")
 

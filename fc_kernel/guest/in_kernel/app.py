@@ -43,6 +43,11 @@ class Shell(ZMQInteractiveShell):
 class Kernel(IPythonKernel):
     """ipykernel's kernel, whose cells are interrupted between outputs and not within them."""
 
+    #: The number of the cell that was begun last.
+    cell_number = 0
+    #: The id of the request that the main thread works at.
+    serving: Optional[str] = None
+
     @default("shell_class")
     def _default_shell_class(self) -> type:
         return Shell
@@ -50,6 +55,20 @@ class Kernel(IPythonKernel):
     def pre_handler_hook(self) -> None:
         """Before each request: from here on a SIGINT is a :class:`KeyboardInterrupt`."""
         self.saved_sigint_handler = guard.install()
+
+    def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
+        """Note whose request is next."""
+        super().set_parent(ident, parent, channel)  # type: ignore[no-untyped-call]
+        if channel == "shell" and threading.current_thread() is threading.main_thread():
+            self.serving = parent["header"]["msg_id"]
+
+    async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
+        """Serve a request, to its idle status."""
+        try:
+            await super().dispatch_shell(*args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                self.serving = None
 
     async def do_execute(
         self,
@@ -64,6 +83,8 @@ class Kernel(IPythonKernel):
     ) -> dict[str, Any]:
         """Run a cell. What comes after it, its reply above all, is not interrupted."""
         on_main = threading.current_thread() is threading.main_thread()
+        if store_history and not silent:
+            self.cell_number = self.shell.execution_count
         try:
             content: dict[str, Any] = await super().do_execute(  # type: ignore[no-untyped-call]
                 code, silent, store_history, user_expressions, allow_stdin, cell_meta=cell_meta, cell_id=cell_id
@@ -112,7 +133,7 @@ class KernelApp(IPKernelApp):
         """Run, and tell the agent so as soon as the loop does."""
         path = os.environ.get(SOCKET_VARIABLE)
         if path:
-            first = partial(warm.warm_up, self) if warm.wanted() else None
-            self.companion = Companion(path, self.kernel, first)
+            rehearsal = partial(warm.warm_up, self)
+            self.companion = Companion(path, self.kernel, rehearsal if warm.wanted() else None, rehearsal)
             self.companion.start()
         super().start()  # type: ignore[no-untyped-call]

@@ -29,11 +29,21 @@ _read = ctypes.PyDLL(None).read
 
 
 class Companion:
-    """Serves the agent until the process ends. ``kernel`` is the ``ipykernel`` kernel; ``first()`` runs before all else."""
+    """Serves the agent until the process ends. ``kernel`` is the ``ipykernel`` kernel.
 
-    def __init__(self, path: str, kernel: Any, first: Optional[Callable[[], None]] = None) -> None:
+    ``first()`` runs before all else, ``rehearsal()`` whenever the agent says so.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        kernel: Any,
+        first: Optional[Callable[[], None]] = None,
+        rehearsal: Optional[Callable[[], None]] = None,
+    ) -> None:
         self._kernel = kernel
         self._first = first
+        self._rehearsal = rehearsal
         self._main = MainThread()
         self._main.install()
         self._parked: Optional[Call] = None
@@ -64,6 +74,9 @@ class Companion:
             if orders["op"] == "restored":
                 self._restored(orders)
             self._let_go()
+            if orders["op"] == "rehearse" and self._rehearsal is not None:
+                self._rehearsal()
+                self._send({"op": "rehearsed", "turn": orders["turn"]})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -113,8 +126,7 @@ class Companion:
         self._let_go()
 
     def _position(self) -> dict[str, Any]:
-        count = getattr(self._kernel, "execution_count", None)
-        return {"execution_count": count if isinstance(count, int) else None}
+        return {"execution_count": self._kernel.cell_number, "cell": self._kernel.serving}
 
     def _restored(self, orders: dict[str, Any]) -> None:
         """Renew the process, let the main thread go by way of the hooks, and say how they fared."""
