@@ -20,7 +20,8 @@ class Rollback:
 
     ``asker`` is the id of the request whose cell asked for it: it succeeds, with ``text`` as its output, and what waited
     behind it is sent to the restored kernel. Without one all that wait are told ``reason``. What the restored kernel says
-    of the request ``silenced``, in whose cell the snapshot was taken, concerns nobody any more.
+    of the request ``silenced``, in whose cell the snapshot was taken, concerns nobody any more. With ``rekeyed`` it has
+    another key since, and what it had signed before is of the past, too.
     """
 
     reason: str
@@ -28,6 +29,7 @@ class Rollback:
     asker: str | None = None
     execution_count: int = 0
     silenced: str | None = None
+    rekeyed: bool = False
 
 
 class Answers:

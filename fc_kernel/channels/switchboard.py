@@ -59,6 +59,8 @@ class Switchboard:
         self._generation = 0
         #: The id of a request whose cell was cut off by a restore.
         self._silenced: str | None = None
+        #: Whether what the guest's kernel signed with another key, it said before it was restored.
+        self._rekeyed = False
         self._on_tunnel_lost = on_tunnel_lost
         self._in_flight = InFlight()
         self._malformed = 0
@@ -113,6 +115,7 @@ class Switchboard:
             self._guest = Signer(guest_key)
             if generation != self._generation:
                 self._generation, self._silenced = generation, rollback.silenced if rollback is not None else None
+                self._rekeyed = rollback is not None and rollback.rekeyed
             again = self._answers.roll_back(self._in_flight, rollback) if rollback is not None else []
             for tunnel, sock in joined:
                 if rollback is not None:
@@ -285,6 +288,8 @@ class Switchboard:
             at = split(frames)
             signed = frames[at + 2 : at + 6]
             if not self._takes(channel, signed):
+                return
+            if self._rekeyed and channel == "iopub" and not self._guest.valid(frames[at + 1], signed):
                 return
         except RemoteProtocolError as error:
             self._malformed += 1

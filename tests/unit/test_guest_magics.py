@@ -76,6 +76,12 @@ def test_snapshot(guest: Guest) -> None:
     assert text.endswith(" s\nwent on\n")
 
 
+def test_what_hooks_raised_at_a_snapshot(guest: Guest) -> None:
+    _, reply, outputs = asked(guest, "%snapshot", source(snapshot=SNAP, hook_errors=["on_snapshot f: OSError: no"]))
+    assert reply["status"] == "ok"
+    assert printed(outputs).endswith(" s\non_snapshot f: OSError: no\n")
+
+
 @pytest.mark.parametrize(
     ("given", "meant"), [("'after  it'", "after  it"), ('"a b"', "a b"), ("it's done", "it's done"), ("a b", "a b")]
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 
@@ -52,6 +52,8 @@ class Snapshot:
     parent: Optional[str] = None
     current: bool = False
     stood_still_s: Optional[float] = None
+    #: What hooks raised as it was taken.
+    hook_errors: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, said: dict[str, Any]) -> Snapshot:

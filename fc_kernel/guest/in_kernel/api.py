@@ -15,8 +15,9 @@ from .requests import RequestError, request
 
 def snapshot(name: Optional[str] = None, message: str = "") -> Snapshot:
     """Keep the whole machine as it is now, and go on; without a name it gets the next of s1, s2, …"""
-    answer = request("snapshot", name=name, description=message)["snapshot"]
-    taken = Snapshot.of(answer)
+    answer = request("snapshot", name=name, description=message)
+    taken = Snapshot.of(answer["snapshot"])
+    taken.hook_errors = [str(error) for error in answer.get("hook_errors", ())]
     still_s = answer.get("stood_still_s")
     taken.stood_still_s = float(still_s) if isinstance(still_s, (int, float)) else requests.last_standstill_s
     return taken

@@ -58,7 +58,7 @@ class Kernel(IPythonKernel):
 
     def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
         """Note whose request is next."""
-        super().set_parent(ident, parent, channel)  # type: ignore[no-untyped-call]
+        super().set_parent(ident, parent, channel)
         if channel == "shell" and threading.current_thread() is threading.main_thread():
             self.serving = parent["header"]["msg_id"]
 
@@ -83,7 +83,7 @@ class Kernel(IPythonKernel):
     ) -> dict[str, Any]:
         """Run a cell. What comes after it, its reply above all, is not interrupted."""
         on_main = threading.current_thread() is threading.main_thread()
-        if store_history and not silent:
+        if store_history and not silent and self.shell is not None:
             self.cell_number = self.shell.execution_count
         try:
             content: dict[str, Any] = await super().do_execute(  # type: ignore[no-untyped-call]

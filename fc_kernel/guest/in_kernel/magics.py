@@ -77,6 +77,8 @@ class MicroVmMagics(Magics):
             f"Snapshot {plain(taken.name)}: {size(taken.size_bytes)}, "
             f"the kernel stood still for {taken.stood_still_s:.2f} s"
         )
+        for error in taken.hook_errors:
+            print(plain(error))
 
     @_takes()
     def snapshots(self, line: str) -> Optional[Snapshots]:
