@@ -61,10 +61,17 @@ class Cell:
     @property
     def reply(self) -> dict[str, Any]:
         """The content of the one reply, after which the kernel went idle once."""
-        assert len(self.replies) == 1, self.replies
-        assert self.idles == 1, self.outputs
+        assert len(self.replies) == 1, self.story
+        assert self.idles == 1, self.story
         content: dict[str, Any] = self.replies[0]["content"]
         return content
+
+    @property
+    def story(self) -> list[str]:
+        """All that was said, in short, for a test that fails."""
+        said = [*self.outputs, *self.replies]
+        shown = ("execution_state", "text", "ename", "status")
+        return [" ".join([each["msg_type"], *(str(each["content"].get(key, "")) for key in shown)]) for each in said]
 
     @property
     def printed(self) -> str:

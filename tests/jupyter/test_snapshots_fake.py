@@ -21,10 +21,6 @@ OUTSTANDING = 4
 #: Outputs of each numbered cell between its first and its last line.
 STREAMED = 5
 ENOUGH = 10_000
-SAYS_IT_AGAIN = pytest.mark.xfail(
-    reason="a cell that ran when a snapshot was taken from outside runs in the restored kernel, and clients hear it again",
-    strict=False,
-)
 
 
 @pytest.fixture
@@ -64,11 +60,12 @@ class Numbering:
         await self._task
 
     def check_replies(self) -> dict[str, bool]:
-        """Each request had one reply and went idle once; returns which of them ran to their end."""
+        """Each request had one reply; returns which of them ran to their end."""
         ran = {}
         for msg_id in self.expected:
-            reply = self.client.cells[msg_id].reply
-            assert reply["status"] == "ok" or reply["ename"] == "KernelRestored", reply
+            cell = self.client.cells[msg_id]
+            [reply] = [message["content"] for message in cell.replies]
+            assert reply["status"] == "ok" or reply["ename"] == "KernelRestored", cell.story
             ran[msg_id] = reply["status"] == "ok"
         return ran
 
@@ -76,15 +73,15 @@ class Numbering:
         """Of every request, ours or not, each output came once and in order; of one that was cut off, none came after that."""
         for msg_id, wanted in expected.items():
             cell = self.client.cells[msg_id]
-            assert cell.idles == 1, cell.outputs
-            assert cell.outputs[-1]["content"].get("execution_state") == "idle", cell.outputs
+            # One whose idle status had come, but not its reply, is ended once more.
+            assert cell.idles == 1 or (cell.idles == 2 and not ran[msg_id]), cell.story
+            assert cell.outputs[-1]["content"].get("execution_state") == "idle", cell.story
             if ran[msg_id]:
                 assert cell.printed == wanted
             else:
                 assert wanted.startswith(cell.printed)
 
 
-@SAYS_IT_AGAIN
 @pytest.mark.timeout(600)
 async def test_no_message_is_lost_repeated_or_misdirected(make: Make) -> None:
     """Two clients number their cells on one kernel, one on another, through 200 snapshots and 50 restores."""
@@ -133,7 +130,6 @@ async def test_a_snapshot_while_output_streams(make: Make) -> None:
     assert cell.reply["status"] == "ok"
 
 
-@SAYS_IT_AGAIN
 async def test_a_restore_while_output_streams(make: Make) -> None:
     """The cell is answered with an error; the restored kernel, in which it still ran, says nothing of it any more."""
     kernel = await make()

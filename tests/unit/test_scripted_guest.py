@@ -223,7 +223,7 @@ async def test_a_frozen_kernel_does_nothing(host: ScriptedHost) -> None:
     await until(lambda: host.printed(msg_id), DEADLINE_S)
     frozen = await host.call("freeze", hooks=True, timeout_s=1.0)
     assert frozen == {
-        "instance": 1, "language": "python", "execution_count": 1, "cell": None, "hook_errors": [], "quiet": True
+        "instance": 1, "language": "python", "execution_count": 1, "cell": msg_id, "hook_errors": [], "quiet": True
     }  # fmt: skip
     with pytest.raises(CallFailed, match="frozen"):
         await host.call("freeze", hooks=True, timeout_s=1.0)

@@ -259,7 +259,8 @@ class ScriptedAgent:
             "instance": kernel.instance,
             "language": "python",
             "execution_count": kernel.execution_count,
-            "cell": cell.request.msg_id if cell is not None and cell.asked in ("snapshot", "fork") else None,
+            # Whether it asked for the snapshot, or only runs.
+            "cell": cell.request.msg_id if cell is not None else None,
             "hook_errors": errors,
             "quiet": quiet,
         }

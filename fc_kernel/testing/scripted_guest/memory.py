@@ -100,13 +100,12 @@ def write_vmstate(path: Path, facts: dict[str, Any]) -> None:
     text = json.dumps({"magic": VMSTATE_MAGIC, "format": FORMAT, **facts})
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
+        file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def read_vmstate(path: Path) -> dict[str, Any]:
     """What :func:`write_vmstate` was given; raises :class:`ValueError` and :class:`OSError`."""
     digest, _, text = read_regular(path, MAX_VMSTATE_BYTES).partition(b"\n")
-    text = text.removesuffix(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != digest:
         raise ValueError("vmstate is damaged: its digest differs")
     facts: dict[str, Any] = json.loads(text)
