@@ -1,4 +1,6 @@
-"""A server that takes a snapshot and is killed at a chosen point. Run as a program: DATA_DIR POINT.
+"""A server that is killed at a chosen point of what it does. Run as a program: DATA_DIR DOING POINT.
+
+DOING is ``snapshot``, ``restore`` (of one that it took before) or ``fork``.
 
 Points are the store's own steps (``store:NAME``), and those of the driver and the agent before (``<pause``) and after
 (``pause>``) each; ``list`` kills nobody and prints all points in their order. A name with ``#2`` is its second time.
@@ -22,8 +24,8 @@ from fc_kernel.testing import FakeVmm
 
 from ..scripted_kernel import scripted_environment, scripted_kernels
 
-DRIVER = ("pause", "snapshot", "resume", "written")
-AGENT = ("freeze", "thaw")
+DRIVER = ("pause", "snapshot", "resume", "written", "load", "aclose")
+AGENT = ("freeze", "thaw", "restored")
 
 
 class Points:
@@ -61,14 +63,21 @@ class Points:
         setattr(owner, attribute, call)
 
 
-async def serve(data_dir: Path, points: Points) -> None:
+async def serve(data_dir: Path, doing: str, points: Points) -> None:
     scripted_environment(pytest.MonkeyPatch(), data_dir)
     async with scripted_kernels(templates=False) as make:
         kernel = await make()
         await kernel.client.run("x = 'kept'")
         kernel.store._root.step = lambda name: points.passed(f"store:{name}")
+        if doing != "snapshot":
+            await kernel.snapshot("a")
         points.armed = True
-        await kernel.snapshot("a")
+        if doing == "snapshot":
+            await kernel.snapshot("a")
+        elif doing == "restore":
+            await kernel.restore("a")
+        else:
+            await kernel.engine.run(kernel.session.fork(2, ref="a"))
         points.armed = False
         if points._fatal == "list":
             return
@@ -76,11 +85,12 @@ async def serve(data_dir: Path, points: Points) -> None:
 
 
 def main() -> None:
-    points = Points(sys.argv[2])
+    data_dir, doing, fatal = sys.argv[1:]
+    points = Points(fatal)
     for name in DRIVER:
         points.around(FakeVmm, name, (name,))
     points.around(AgentClient, "call", AGENT)
-    asyncio.run(serve(Path(sys.argv[1]), points))
+    asyncio.run(serve(Path(data_dir), doing, points))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server that is killed while it takes a snapshot: all of it is there afterwards or nothing, and its VM is gone."""
+"""A server that is killed while it takes a snapshot, restores or forks one: all of it is there afterwards or nothing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ POINTS = [
     "store:hash vmstate", "store:fsync vmstate", "store:manifest", "store:unreserve", "store:rename", "store:fsync",
     "store:published",
 ]  # fmt: skip
+LOADS = ["<load", "load>", "<restored", "restored>"]
 #: From here on the snapshot has its place.
 WHOLE = ("store:fsync", "store:published")
 
 
-def server(data_dir: Path, point: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.faults.snapshot_server", str(data_dir), point]
+def server(data_dir: Path, doing: str, point: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.faults.snapshot_server", str(data_dir), doing, point]
     root = Path(__file__).parents[2]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
 
@@ -42,14 +43,14 @@ def reaped() -> Iterator[None]:
 
 
 def test_these_are_all_points(tmp_path: Path) -> None:
-    done = server(tmp_path, "list")
+    done = server(tmp_path, "snapshot", "list")
     assert done.stdout.split("\n")[:-1] == POINTS, done.stderr
 
 
 @pytest.mark.usefixtures("reaped")
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_server_that_is_killed(point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = server(tmp_path, point)
+    done = server(tmp_path, "snapshot", point)
     assert done.returncode == -signal.SIGKILL, done.stderr
     eventually(lambda: all(entry.owner_alive is False for entry in list_entries()), "the server's end is seen")
     scripted_environment(monkeypatch, tmp_path)
@@ -66,3 +67,25 @@ async def test_a_server_that_is_killed(point: str, tmp_path: Path, monkeypatch: 
             # The name is free, and making use of it sweeps away what was left.
             assert await kernel.snapshot("a") == "a"
         assert kernel.half_made == []
+
+
+@pytest.mark.usefixtures("reaped")
+@pytest.mark.parametrize("doing", ["restore", "fork"])
+@pytest.mark.parametrize("point", LOADS)
+async def test_a_server_that_is_killed_while_it_loads(
+    doing: str, point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot is as it was, and nobody holds it any more."""
+    done = server(tmp_path, doing, point)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    scripted_environment(monkeypatch, tmp_path)
+    async with scripted_kernels(templates=False) as make:
+        kernel = await make()
+        assert kernel.names == ["a"]
+        assert kernel.half_made == []
+        await kernel.restore("a")
+        assert await kernel.client.value("x") == "'kept'"
+        await kernel.snapshot("b")
+        await kernel.restore("b")
+        kernel.store.delete(kernel.store.get("a"))
+        assert await kernel.client.value("x") == "'kept'"
