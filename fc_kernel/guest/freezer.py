@@ -55,8 +55,11 @@ class CgroupFreezer:
             return "frozen 1" in file.read().splitlines()
 
     def _write(self, name: str, value: str) -> None:
-        with open(f"{self._path}/{name}", "w") as file:
-            file.write(value)
+        descriptor = os.open(f"{self._path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
 
 
 class GroupFreezer:

@@ -111,8 +111,10 @@ def set_names(hostname: str, machine_id: str) -> None:
 def _write_id(path: str, line: str) -> None:
     # Not replaced but written: what is mounted over a file cannot be renamed onto.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(line)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
 
 
 class OwnMachine:

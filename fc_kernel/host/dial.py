@@ -50,17 +50,17 @@ async def dial_until(uds_path: Path, port: int) -> socket.socket:
 
 
 async def dial_all(uds_path: Path, ports: dict[str, int]) -> dict[str, socket.socket]:
-    """One connection for each name; all or none. Raises :class:`~fc_kernel.errors.AgentUnreachable`."""
-    sockets: dict[str, socket.socket] = {}
+    """One connection for each name, all at once; all or none. Raises :class:`~fc_kernel.errors.AgentUnreachable`."""
+    dialled = [asyncio.ensure_future(dial(uds_path, port)) for port in ports.values()]
     try:
-        for name, port in ports.items():
-            sockets[name] = await dial(uds_path, port)
-    except (OSError, RemoteProtocolError) as error:
-        for sock in sockets.values():
-            sock.close()
-        raise AgentUnreachable(f"the guest agent does not answer: {error}") from error
-    except BaseException:
-        for sock in sockets.values():
-            sock.close()
+        sockets = await asyncio.gather(*dialled)
+    except BaseException as error:
+        for each in dialled:
+            each.cancel()
+        for made in await asyncio.gather(*dialled, return_exceptions=True):
+            if isinstance(made, socket.socket):
+                made.close()
+        if isinstance(error, OSError | RemoteProtocolError):
+            raise AgentUnreachable(f"the guest agent does not answer: {error}") from error
         raise
-    return sockets
+    return dict(zip(ports, sockets, strict=True))

@@ -58,14 +58,14 @@ class Kernel(IPythonKernel):
 
     def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
         """Note whose request is next."""
-        super().set_parent(ident, parent, channel)
+        super().set_parent(ident, parent, channel)  # type: ignore[no-untyped-call]
         if channel == "shell" and threading.current_thread() is threading.main_thread():
             self.serving = parent["header"]["msg_id"]
 
     async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
         """Serve a request, to its idle status."""
         try:
-            await super().dispatch_shell(*args, **kwargs)  # type: ignore[no-untyped-call]
+            await super().dispatch_shell(*args, **kwargs)
         finally:
             if threading.current_thread() is threading.main_thread():
                 self.serving = None

@@ -8,6 +8,8 @@ from typing import Any
 
 #: Bytes of fresh randomness for each generator; more than any of them holds in entropy.
 SEED_BYTES = 32
+#: The state of numpy's legacy generator.
+MT19937_WORDS = 624
 
 
 def renew(session: Any, orders: dict[str, Any]) -> list[str]:
@@ -55,7 +57,8 @@ def reseed() -> list[str]:
 
 
 def _random(module: Any) -> None:
-    module.seed(os.urandom(SEED_BYTES))
+    # As a number: bytes would be hashed first, by code that an emulator has to translate before the first cell.
+    module.seed(int.from_bytes(os.urandom(SEED_BYTES), "little"))
 
 
 def _ssl(module: Any) -> None:
@@ -63,8 +66,12 @@ def _ssl(module: Any) -> None:
 
 
 def _numpy(module: Any) -> None:
-    words = [int.from_bytes(os.urandom(4), "little") for _ in range(SEED_BYTES // 4)]
-    module.seed(words)
+    numpy = sys.modules["numpy"]
+    try:
+        # All of its state, which is quicker than to seed it from an array.
+        module.set_state(("MT19937", numpy.frombuffer(os.urandom(4 * MT19937_WORDS), numpy.uint32), MT19937_WORDS))
+    except (ValueError, TypeError):  # the user has put another kind of generator there
+        module.seed([int.from_bytes(os.urandom(4), "little") for _ in range(SEED_BYTES // 4)])
 
 
 def _torch(module: Any) -> None:
