@@ -213,6 +213,39 @@ async def test_what_was_queued_behind_a_snapshot_does_not_run_again(make: Make) 
     assert all(cell.idles == 1 and len(cell.replies) == 1 for cell in cells)
 
 
+async def test_a_snapshot_while_100_mb_are_on_their_way(make: Make) -> None:
+    kernel = await make()
+    cell = kernel.client.send("big = 'x' * 1000000\n" + "print(big)\n" * 100)
+    for number in range(3):
+        await until(lambda number=number: len(cell.outputs) > 20 * (number + 1))
+        await kernel.snapshot(f"b{number}")
+    await kernel.client.until_done(cell)
+    assert cell.reply["status"] == "ok"
+    assert len(cell.printed) == 100 * 1_000_001
+    await kernel.restore("b1")
+    assert await kernel.client.value("len(big)") == "1000000"
+    assert len(cell.printed) == 100 * 1_000_001
+
+
+async def test_kernels_from_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands ready was told, rehearsed and frozen; its owner gets a kernel that nobody has used."""
+    scripted_environment(monkeypatch, tmp_path)
+    async with scripted_kernels(pool_size=2) as make:
+        first = await make()
+        pool = first.session.branches._supply.pool
+        await until(lambda: len(pool) == 2)
+        others = [await make(), await make()]
+        machines = [kernel.session.machine for kernel in (first, *others)]
+        assert [machine.origin.started for machine in machines if machine is not None] == ["template", "pool", "pool"]
+        for fact in ("random()", "urandom()", "hostname()"):
+            assert len({await kernel.client.value(fact) for kernel in (first, *others)}) == 3, fact
+        for kernel in others:
+            assert (await kernel.client.run("x = 1\n%snapshot\nx = 2")).reply["execution_count"] == 4
+            await kernel.restore(kernel.names[-1])
+            assert await kernel.client.value("x") == "1"
+        await until(lambda: len(pool) == 2)
+
+
 async def test_eight_forks(make: Make) -> None:
     """Each alone: its own id, key, randomness and host name; the parent goes on, and what one writes no other sees."""
     kernel = await make()

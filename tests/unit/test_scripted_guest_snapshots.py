@@ -41,7 +41,7 @@ async def test_both_go_on_after_a_snapshot(host: ScriptedHost, tmp_path: Path) -
     assert files.mem.stat().st_blocks * 512 < 1 << 20
     await host.run("x = 'source'")
     async with loaded(files) as copy:
-        assert await copy.restored() == {"instance": 1, "hook_errors": []}
+        assert await copy.restored() == {"instance": 1, "hook_errors": [], "rekeyed": True}
         assert await copy.value("x['a']") == "[1, 2.5, None, True]"
         assert await copy.value("y + role() + hostname()") == "'ürestoredh2'"
         assert (await copy.run("x = 'copy'"))["execution_count"] == 2
@@ -122,6 +122,30 @@ async def test_hooks(host: ScriptedHost, tmp_path: Path) -> None:
     assert await host.value("saved") == "1"
 
 
+async def test_a_cell_that_asked_for_something_else(host: ScriptedHost, tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    msg_id = await host.send("%vm\nx = 1")
+    await host.asked()
+    assert (await host.save(files))["cell"] == msg_id
+    async with loaded(files) as copy:
+        await copy.restored()
+        reply = await copy.reply(msg_id)
+        assert (reply["ename"], reply["evalue"]) == ("SnapshotError", "the machine was restored meanwhile")
+
+
+async def test_a_started_kernel_has_no_past_to_come_back_from(host: ScriptedHost, tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    await host.run("x = 0\non_restore('x = 1')")
+    await host.save(files)
+    async with loaded(files) as copy:
+        await copy.restored(role="started")
+        assert await copy.call("rehearse", timeout_s=1.0) == {}
+        assert await copy.value("x") == "0"
+        await copy.call("freeze", hooks=False, timeout_s=1.0)
+        with pytest.raises(CallFailed, match="nothing to rehearse with"):
+            await copy.call("rehearse", timeout_s=1.0)
+
+
 async def test_who_it_is_now(host: ScriptedHost, tmp_path: Path) -> None:
     files = files_in(tmp_path)
     await host.save(files)
@@ -168,8 +192,10 @@ async def test_what_comes_before_restored_is_refused(host: ScriptedHost, tmp_pat
         assert not [line for line in copy.vmm.console_tail() if "user code" in line]
         await copy.restored(4)
         await until(lambda: copy.idle(msg_id), DEADLINE_S)
-        with pytest.raises(CallFailed, match="told before"):
-            await copy.restored(5)
+        # As a pool does it: told, frozen, and told again by the next owner.
+        assert (await copy.call("freeze", hooks=False, timeout_s=1.0))["cell"] is None
+        await copy.restored(5)
+        assert await copy.value("generation()") == "5"
         copy.key = "key 4"
         with pytest.raises((TimeoutError, OSError)):
             await asyncio.wait_for(copy.attach(3), 0.5)
@@ -183,7 +209,7 @@ async def test_a_template_without_a_kernel(tmp_path: Path) -> None:
         frozen = await template.save(files)
         assert frozen["instance"] is None
     async with loaded(files) as copy:
-        assert await copy.restored(role="started") == {"instance": None, "hook_errors": []}
+        assert await copy.restored(role="started") == {"instance": None, "hook_errors": [], "rekeyed": False}
         await copy.start_kernel(instance=3)
         assert await copy.value("role()") == "'started'"
 

@@ -28,7 +28,9 @@ NO_METHOD, KERNEL_ERROR, NOT_RESEEDED = -32601, -32000, -32001
 SEED_BYTES = 32
 HOME = "/root"
 ROLES = ("started", "restored", "fork")
-PLAIN = ("generation", "role", "hostname", "machine_id", "asked", "pending")
+#: A cell that asked for one of these ends in the copy; one that asked for something else has to be told.
+COPYING = ("snapshot", "fork")
+PLAIN = ("generation", "role", "hostname", "machine_id", "asked", "pending", "frozen_facts")
 
 
 class ScriptedAgent:
@@ -48,7 +50,7 @@ class ScriptedAgent:
         self.faults = faults
         self._shape = shape
         #: A loaded machine that was not told so yet; whatever its kernel does then, it does twice.
-        self._unaware = saved is not None
+        self._unaware = self._loaded = saved is not None
         self.entropy = Noise(*saved["entropy"]) if saved else Noise("unseeded")
         self.generation = 0
         self.role = "booted"
@@ -57,6 +59,8 @@ class ScriptedAgent:
         self.asked = 0
         #: The number of the kernel's request that the host has not answered.
         self.pending: int | None = None
+        #: What the last freezing told.
+        self.frozen_facts: dict[str, Any] = {}
         self._turn_at: float | None = None
         self._control = Control(self._call)
         self._channels = {name: self._channel(name) for name in CHANNEL_PORTS}
@@ -72,6 +76,7 @@ class ScriptedAgent:
             "freeze": self._freeze,
             "thaw": self._thaw,
             "restored": self._restored,
+            "rehearse": self._rehearse,
             "answer": self._answer,
             "system.shutdown": self._shutdown,
         }
@@ -248,14 +253,14 @@ class ScriptedAgent:
             nothing = dict.fromkeys(("instance", "language", "execution_count", "cell"))
             return {**nothing, "hook_errors": [], "quiet": True}
         if kernel.frozen:
-            raise RpcError(KERNEL_ERROR, "the kernel is frozen")
+            return self.frozen_facts
         hooks, _timeout_s = bool(params["hooks"]), float(params["timeout_s"])
         errors = kernel.run_hooks("snapshot") if hooks else []
         quiet = kernel.freeze()
         for channel in self._channels.values():
             channel.settle()
         cell = kernel.cell
-        return {
+        self.frozen_facts = {
             "instance": kernel.instance,
             "language": "python",
             "execution_count": kernel.execution_count,
@@ -264,9 +269,12 @@ class ScriptedAgent:
             "hook_errors": errors,
             "quiet": quiet,
         }
+        return self.frozen_facts
 
-    def _thaw(self, _params: Params) -> Params:
+    def _thaw(self, params: Params) -> Params:
         self._aware("thaw")
+        if "time" in params:
+            self.clock.set(float(params["time"]))
         if self.kernel is not None:
             self.kernel.frozen = False
             self._wake()
@@ -284,8 +292,8 @@ class ScriptedAgent:
         now = float(params["time"])
         if role not in ROLES:
             raise ValueError(f"role {role!r}")
-        if not self._unaware:
-            raise RpcError(KERNEL_ERROR, "this machine was not loaded, or was told before")
+        if not self._loaded:
+            raise RpcError(KERNEL_ERROR, "this machine was not loaded")
         self._seed(params["entropy_b64"])
         self._unaware = False
         self.clock.set(now)
@@ -297,14 +305,26 @@ class ScriptedAgent:
         self.pending = None
         kernel = self._living()
         if kernel is None:
-            return {"instance": None, "hook_errors": []}
+            return {"instance": None, "hook_errors": [], "rekeyed": False}
         kernel.restored(key=key, env=env, cwd=cwd, reseed=reseed)
-        errors = kernel.run_hooks("restore")
-        if kernel.cell is not None and kernel.cell.asked:
+        errors = kernel.run_hooks("restore") if role != "started" else []
+        cell = kernel.cell
+        if cell is not None and cell.asked:
             print(f"agent: answered a request: role {role}, name {name}", flush=True)
-            kernel.cell.end_quietly()
+            if cell.asked in COPYING:
+                cell.end_quietly()
+            else:
+                cell.answer({"error": "the machine was restored meanwhile"})
         self._wake()
-        return {"instance": kernel.instance, "hook_errors": errors}
+        return {"instance": kernel.instance, "hook_errors": errors, "rekeyed": True}
+
+    def _rehearse(self, _params: Params) -> Params:
+        """There is nothing that would be faster the second time."""
+        self._aware("rehearse")
+        kernel = self._living()
+        if kernel is None or kernel.frozen:
+            raise RpcError(KERNEL_ERROR, "nothing to rehearse with")
+        return {}
 
     def _answer(self, params: Params) -> Params:
         number = params["id"]

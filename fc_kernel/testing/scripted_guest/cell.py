@@ -52,7 +52,12 @@ class Cell:
 
     def answered(self, number: object, answer: dict[str, Any]) -> None:
         """The host answers the request of that number; another one is over already."""
-        if self.asked and self.waiting is not None and self.waiting["id"] == number:
+        if self.waiting is not None and self.waiting.get("id") == number:
+            self.answer(answer)
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        """What it asked for is answered, with a ``result`` or an ``error``."""
+        if self.asked and self.waiting is not None:
             self.waiting["answer"] = answer
 
     def given(self, text: str) -> None:
