@@ -1,6 +1,7 @@
 /** The commands: for the palette, the Kernel menu, the context menu, shortcuts, and the panel. */
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import type { ICommandPalette } from '@jupyterlab/apputils';
+import { Dialog } from '@jupyterlab/apputils';
 import type { IMainMenu } from '@jupyterlab/mainmenu';
 import type { INotebookTracker } from '@jupyterlab/notebook';
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -76,7 +77,8 @@ export function addCommands(context: ICommandContext): void {
       isEnabled,
       execute: async args => {
         const machine = operations.current();
-        if (machine) {
+        // A key that is pressed twice asks once.
+        if (machine && Dialog.tracker.size === 0) {
           await run(machine, args);
         }
       },

@@ -103,7 +103,7 @@ export function snapshotCode(name: string): string {
   if (!AUTOMATIC.test(name)) {
     throw new Error(`not a name of the timeline: ${name}`);
   }
-  return `get_ipython().run_line_magic("snapshot", '${name} -m "After [%d]"' % (get_ipython().execution_count - 1))`;
+  return `get_ipython().run_line_magic("snapshot", '${name} -m After [%d]' % (get_ipython().execution_count - 1))`;
 }
 
 interface IRun {

@@ -36,7 +36,7 @@ test('a value over the limit is an error at its field, and what is good is writt
   await expect(form.getByRole('status')).toContainText('After the next restart: vCPUs');
   expect(await settings(page)).toEqual({ vcpu_count: 2 });
   await form.getByRole('button', { name: 'Save and restart…' }).click();
-  await dialog(page).getByRole('button', { name: /Restart/ }).click();
+  await dialog(page).getByRole('button', { name: 'Confirm Kernel Restart' }).click();
   await expect(chip(page)).toContainText('2 vCPUs');
   await expect(form.getByRole('status')).toHaveCount(0);
 });

@@ -1,4 +1,4 @@
-import { action, dialog, expect, output, panel, row, run, test } from './lab';
+import { action, dialog, expect, named, output, panel, row, run, test } from './lab';
 import { open } from './lab';
 
 test('everything can be done with the keyboard alone', async ({ page, tmpPath }) => {
@@ -6,16 +6,17 @@ test('everything can be done with the keyboard alone', async ({ page, tmpPath })
   await run(page, 0);
   // New: a shortcut, a name, Enter.
   await page.keyboard.press('Control+Alt+s');
-  await expect(dialog(page).getByLabel('Name')).toBeFocused();
+  await expect(named(page)).toBeFocused();
   await page.keyboard.type('one');
   await page.keyboard.press('Enter');
-  await expect(dialog(page)).toHaveCount(0);
+  // The panel is not shown yet, but knows.
+  await expect(page.locator('.fc-Tree-row')).toHaveCount(1);
   await run(page, 1);
   await page.keyboard.press('Control+Alt+m');
   await expect(row(page, 'one')).toBeFocused();
   // Rename in place.
   await page.keyboard.press('F2');
-  await expect(dialog(page).getByLabel('Name')).toBeFocused();
+  await expect(named(page)).toBeFocused();
   await page.keyboard.press('Control+A');
   await page.keyboard.type('renamed');
   await page.keyboard.press('Enter');
@@ -23,12 +24,13 @@ test('everything can be done with the keyboard alone', async ({ page, tmpPath })
   // Restore: the question has its answer under Tab and Enter.
   await row(page, 'renamed').focus();
   await page.keyboard.press('Enter');
-  await expect(dialog(page)).toBeVisible();
+  const restore = dialog(page).getByRole('button', { name: 'Restore', exact: true });
+  await expect(restore).toBeFocused();
   await page.keyboard.press('Escape');
   await expect(dialog(page)).toHaveCount(0);
   await row(page, 'renamed').focus();
   await page.keyboard.press('Enter');
-  await expect(dialog(page)).toBeVisible();
+  await expect(restore).toBeFocused();
   await page.keyboard.press('Enter');
   await expect(dialog(page)).toHaveCount(0);
   await expect(row(page, 'renamed')).toHaveAttribute('aria-current', 'true');
@@ -39,10 +41,22 @@ test('everything can be done with the keyboard alone', async ({ page, tmpPath })
   await expect(action(page, 'Timeline')).toBeFocused();
   await run(page, 2);
   await expect(output(page, 2)).toHaveText('x is 1');
+  // Two more, of which the older is deleted.
+  for (const name of ['two', 'three']) {
+    await page.keyboard.press('Control+Alt+s');
+    await expect(named(page)).toBeFocused();
+    await page.keyboard.type(name);
+    await page.keyboard.press('Enter');
+    await expect(row(page, name)).toBeVisible();
+  }
   await page.keyboard.press('Control+Alt+m');
-  await page.keyboard.press('Control+A');
+  await page.keyboard.press('Home');
+  await page.keyboard.press('ArrowDown');
+  await expect(row(page, 'two')).toBeFocused();
   await page.keyboard.press('Delete');
   await expect(dialog(page)).toContainText('Delete 1 snapshot?');
+  await expect(dialog(page).getByRole('button', { name: 'Delete', exact: true })).toBeFocused();
   await page.keyboard.press('Enter');
-  await expect(panel(page)).toContainText('No snapshots yet.');
+  await expect(row(page, 'two')).toHaveCount(0);
+  await expect(panel(page).getByRole('treeitem')).toHaveCount(2);
 });

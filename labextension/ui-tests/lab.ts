@@ -15,9 +15,10 @@ export const test = base.extend<{ nothingIsLeft: void }>({
       '@jupyterlab/apputils-extension:notification': { fetchNews: 'false', checkForUpdates: false }
     }),
   nothingIsLeft: [
-    async ({ request }, use) => {
+    async ({ request, tmpPath }, use) => {
+      await clear(request, tmpPath);
       await use();
-      await clear(request);
+      await clear(request, tmpPath);
     },
     { auto: true }
   ]
@@ -25,13 +26,13 @@ export const test = base.extend<{ nothingIsLeft: void }>({
 
 export { expect };
 
-async function clear(request: APIRequestContext): Promise<void> {
+/** End all kernels, and delete the snapshots of a folder's notebooks; others are somebody's: the store is the user's. */
+async function clear(request: APIRequestContext, folder: string): Promise<void> {
   for (const session of await (await request.get('api/sessions')).json()) {
     await request.delete(`api/sessions/${session.id}`);
   }
   for (const snapshot of await (await request.get('fc-kernel/api/snapshots')).json()) {
-    // Nobody else's: the store is the user's.
-    if (snapshot.scope.startsWith(`${process.env.FC_KERNEL_UI_ROOT}/`)) {
+    if (snapshot.scope.startsWith(`${folder}/`)) {
       await request.delete(`fc-kernel/api/snapshots/${snapshot.id}`);
     }
   }
@@ -134,16 +135,22 @@ export function dialog(page: Page): Locator {
   return page.locator('.jp-Dialog');
 }
 
-/** Press a dialog's button and wait until it has gone. */
+/** A dialog's input of that label. */
+export function named(page: Page, label = 'Name'): Locator {
+  return dialog(page).getByRole('textbox', { name: label, exact: true });
+}
+
+/** Press a dialog's button and wait until it has gone; another dialog may have come. */
 export async function answer(page: Page, label: string): Promise<void> {
-  await dialog(page).getByRole('button', { name: label, exact: true }).click();
-  await expect(dialog(page)).toHaveCount(0);
+  const button = dialog(page).getByRole('button', { name: label, exact: true });
+  await button.click();
+  await expect(button).toHaveCount(0);
 }
 
 /** Take a snapshot with the panel. */
 export async function create(page: Page, name: string, description = ''): Promise<void> {
   await action(page, 'New').click();
-  await dialog(page).getByLabel('Name').fill(name);
+  await named(page).fill(name);
   await dialog(page).getByLabel('Description').fill(description);
   await answer(page, 'Create');
   await expect(row(page, name)).toBeVisible();

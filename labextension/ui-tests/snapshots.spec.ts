@@ -9,6 +9,7 @@ import {
   expect,
   front,
   idle,
+  named,
   output,
   panel,
   picture,
@@ -122,11 +123,12 @@ test('snapshots are renamed, filtered, exported, imported and deleted', async ({
   await showPanel(page);
   await create(page, 'one', 'the first');
   await create(page, 'two');
+  await create(page, 'three');
   await row(page, 'two').click();
   await action(page, 'Rename').click();
-  await dialog(page).getByLabel('Name').fill('one');
+  await named(page).fill('one');
   await expect(dialog(page).getByRole('alert')).toContainText('already');
-  await dialog(page).getByLabel('Name').fill('second');
+  await named(page).fill('second');
   await answer(page, 'Rename');
   await expect(row(page, 'second')).toBeVisible();
   await panel(page).getByRole('searchbox').fill('FIRST');
@@ -141,7 +143,15 @@ test('snapshots are renamed, filtered, exported, imported and deleted', async ({
   await action(page, 'Delete 2').click();
   await expect(dialog(page)).toContainText('Delete 2 snapshots?');
   await answer(page, 'Delete');
-  await expect(panel(page)).toContainText('No snapshots yet.');
+  await expect(panel(page).getByRole('treeitem')).toHaveCount(1);
+  // The running machine needs the one that it stands at.
+  await row(page, 'three').click();
+  await action(page, 'Delete').click();
+  await answer(page, 'Delete');
+  await expect(dialog(page)).toContainText('“three” was not deleted');
+  await answer(page, 'Close');
+  // Galata looks at every request, and 300 MB are too much to look at.
+  await page.unrouteAll();
   const [chooser] = await Promise.all([page.waitForEvent('filechooser'), action(page, 'Import').click()]);
   await chooser.setFiles(file);
   await expect(row(page, 'one')).toContainText('the first');
@@ -159,9 +169,9 @@ test('what the guest and the server say is shown as text', async ({ page, tmpPat
   await open(page, tmpPath, 'a.ipynb', ['x = 1']);
   await showPanel(page);
   await action(page, 'New').click();
-  await dialog(page).getByLabel('Name').fill(EVIL);
+  await named(page).fill(EVIL);
   await expect(dialog(page).getByRole('alert')).toContainText('letters');
-  await dialog(page).getByLabel('Name').fill('harmless');
+  await named(page).fill('harmless');
   await dialog(page).getByLabel('Description').fill(`${EVIL} described`);
   await answer(page, 'Create');
   await expect(row(page, EVIL)).toContainText(`${EVIL} described`);

@@ -38,7 +38,7 @@ test('the budget keeps the newest, and the timeline can be switched off', async 
   await expect(panel(page).getByRole('treeitem')).toHaveCount(1);
   for (const at of [0, 1, 2]) {
     await run(page, at);
-    await expect(cell(page, at).locator('.fc-Mark')).toBeVisible();
+    await expect(cell(page, at).locator('.fc-Mark-cost')).toBeVisible();
   }
   await expect(panel(page).getByRole('treeitem')).toHaveCount(2);
   await action(page, 'Timeline').click();

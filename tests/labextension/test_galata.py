@@ -76,7 +76,7 @@ def test_units(built: ModuleType) -> None:
 
 
 @pytest.fixture
-def lab(built: ModuleType, jupyter_path: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:  # noqa: F811
+def lab(built: ModuleType, jupyter_path: Path, tmp_path: Path) -> Iterator[str]:  # noqa: F811
     """A JupyterLab with the extension as it is built, and with no password: Galata asks for that."""
     extensions, root, workspaces = (tmp_path / name for name in ("extensions", "root", "workspaces"))
     for directory in (extensions, root, workspaces):
@@ -109,7 +109,7 @@ def lab(built: ModuleType, jupyter_path: Path, tmp_path: Path) -> Iterator[tuple
     drain = threading.Thread(target=lambda: log.extend(process.stderr or ()), name="lab-log", daemon=True)
     drain.start()
     assert url, "".join(log)
-    yield url, root
+    yield url
     process.terminate()
     process.wait(DEADLINE_S)
     drain.join(DEADLINE_S)
@@ -120,8 +120,7 @@ def lab(built: ModuleType, jupyter_path: Path, tmp_path: Path) -> Iterator[tuple
 @pytest.mark.vm
 @pytest.mark.browser
 @pytest.mark.timeout(ALL_S + 120)
-def test_in_the_browser(lab: tuple[str, Path]) -> None:
-    url, root = lab
+def test_in_the_browser(lab: str) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "Debian's chromium is missing; scripts/test installs it"
     only = os.environ.get("FC_KERNEL_UI_ONLY")
@@ -129,8 +128,7 @@ def test_in_the_browser(lab: tuple[str, Path]) -> None:
         "test:browser",
         *(["--", only] if only else []),
         timeout_s=ALL_S,
-        FC_KERNEL_UI_URL=url,
-        FC_KERNEL_UI_ROOT=str(root),
+        FC_KERNEL_UI_URL=lab,
         FC_KERNEL_UI_RESULTS=str(RESULTS.resolve()),
         FC_KERNEL_CHROMIUM=chromium,
         PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD="1",

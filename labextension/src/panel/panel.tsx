@@ -69,8 +69,12 @@ export class SnapshotsPanel extends ReactWidget {
   }
 
   protected onActivateRequest(): void {
-    const first = this.node.querySelector<HTMLElement>('[role="treeitem"][tabindex="0"], button');
-    (first ?? this.node).focus();
+    const focus = (): void => {
+      const find = (selector: string): HTMLElement | null => this.node.querySelector<HTMLElement>(selector);
+      (find('[role="treeitem"][tabindex="0"]') ?? find('button') ?? this.node).focus();
+    };
+    // What is shown for the first time is not there yet.
+    void (this.renderPromise ?? Promise.resolve()).then(focus);
   }
 
   private onNotebook(): void {
