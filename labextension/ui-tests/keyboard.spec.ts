@@ -1,4 +1,4 @@
-import { action, dialog, expect, named, output, panel, row, run, test } from './lab';
+import { action, dialog, expect, named, output, panel, restored, row, run, test } from './lab';
 import { open } from './lab';
 
 test('everything can be done with the keyboard alone', async ({ page, tmpPath }) => {
@@ -31,7 +31,9 @@ test('everything can be done with the keyboard alone', async ({ page, tmpPath })
   await row(page, 'renamed').focus();
   await page.keyboard.press('Enter');
   await expect(restore).toBeFocused();
+  const back = restored(page);
   await page.keyboard.press('Enter');
+  await back;
   await expect(dialog(page)).toHaveCount(0);
   await expect(row(page, 'renamed')).toHaveAttribute('aria-current', 'true');
   // The actions are reached with Shift+Tab from the tree.

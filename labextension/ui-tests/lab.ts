@@ -113,6 +113,12 @@ export async function write(page: Page, at: number, source: string): Promise<voi
   await page.keyboard.press('Escape');
 }
 
+/** Resolves when the server has put a machine back. */
+export async function restored(page: Page): Promise<void> {
+  const response = await page.waitForResponse(answer => new URL(answer.url()).pathname.endsWith('/restore'));
+  expect(response.status()).toBe(200);
+}
+
 export function panel(page: Page): Locator {
   return page.locator('#fc-kernel-snapshots');
 }

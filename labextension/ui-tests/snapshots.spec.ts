@@ -13,6 +13,7 @@ import {
   output,
   panel,
   picture,
+  restored,
   row,
   run,
   showPanel,
@@ -59,7 +60,9 @@ test('a restore gives the old value to the next cell, in the same tab, without a
   const before = opened.length;
   await action(page, 'Restore').click();
   await expect(dialog(page)).toContainText('is lost');
+  const back = restored(page);
   await answer(page, 'Restore');
+  await back;
   await expect(row(page, 'before')).toHaveAttribute('aria-current', 'true');
   await expect(chip(page)).toHaveAttribute('data-state', 'running');
   await run(page, 2);
