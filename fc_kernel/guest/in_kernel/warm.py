@@ -48,9 +48,11 @@ def warm_up(app: Any) -> None:
                     print(f"no answer to the first {kind}", file=sys.__stderr__)
                     return
                 socket.recv_multipart()
-        sent = threading.Event()
-        publishing.schedule(sent.set)
-        sent.wait()
+        # A request's last word, that the kernel is idle, comes after its reply.
+        for schedule in (app.kernel.io_loop.add_callback, publishing.schedule):
+            done = threading.Event()
+            schedule(done.set)
+            done.wait()
     finally:
         del publishing._really_send
 
