@@ -151,13 +151,7 @@ interface IRestoreProps {
 function RestoreQuestion({ snapshot, choice, offersNotebook, trans, onChange }: IRestoreProps): JSX.Element {
   const option = (value: RestoreChoice, label: string, meaning: string): JSX.Element => (
     <label className="fc-Choice">
-      <input
-        type="radio"
-        name="fc-restore"
-        value={value}
-        checked={choice === value}
-        onChange={() => onChange(value)}
-      />
+      <input type="radio" name="fc-restore" value={value} checked={choice === value} onChange={() => onChange(value)} />
       <span>
         <strong>{label}</strong>
         <span>{meaning}</span>

@@ -111,7 +111,13 @@ const plugin: JupyterFrontEndPlugin<void> = {
       timeline,
       tracker,
       trans,
-      showPanel: () => app.shell.activateById(panel.id),
+      showPanel: () => {
+        app.shell.activateById(panel.id);
+        if (known.availability !== 'ready') {
+          // Whoever looks gets the news.
+          void known.look();
+        }
+      },
       chosen: () => panel.chosen
     });
     addToMenus(palette, menu, trans);
@@ -168,8 +174,7 @@ const form: JupyterFrontEndPlugin<void> = {
     const tool = new SpecTool({
       machines: known,
       trans,
-      onRestart: panel =>
-        void panel.context.save().then(() => dialogs?.restart(panel.sessionContext))
+      onRestart: panel => void panel.context.save().then(() => dialogs?.restart(panel.sessionContext))
     });
     tools.addSection({ sectionName: 'fc-kernel', label: trans.__('MicroVM'), rank: 10 });
     tools.addItem({ tool, section: 'fc-kernel' });

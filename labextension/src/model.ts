@@ -75,9 +75,14 @@ export class Machine implements IDisposable {
     });
   }
 
-  /** Look at the kernel alone. */
+  /** Look at the kernel; at the snapshots only where it tells of others than are known, as when an event was lost. */
   refreshKernel(): Promise<void> {
-    return this.look(async () => ({ kernel: await this.api.kernel(this.kernelId), snapshots: this._snapshots }));
+    return this.look(async () => {
+      const kernel = await this.api.kernel(this.kernelId);
+      const known = this._kernel;
+      const isSame = known && known.current === kernel.current && known.disk_bytes === kernel.disk_bytes;
+      return { kernel, snapshots: isSame ? this._snapshots : await this.api.snapshots(this.kernelId) };
+    });
   }
 
   /** Have the server take a snapshot without the notebook; throws what the server says. */

@@ -79,17 +79,21 @@ export class Operations {
 
   /** Put the machine back without a question; whether that went well. */
   async restoreNow(machine: Machine, snapshot: ISnapshot, choice: dialogs.RestoreChoice): Promise<boolean> {
-    const done = await this.attempt(this.options.trans.__('“%1” was not restored', title(snapshot)), machine, async () => {
-      // Fetched first: without it nothing has happened yet.
-      const notebook = choice === 'machine-and-notebook' ? await this.api.notebook(snapshot.id) : null;
-      await this.api.restore(machine.kernelId, snapshot.id);
-      const model = notebook && this.notebookOf(machine)?.model;
-      if (model) {
-        model.fromJSON(untrusted(notebook));
-        model.dirty = true;
+    const done = await this.attempt(
+      this.options.trans.__('“%1” was not restored', title(snapshot)),
+      machine,
+      async () => {
+        // Fetched first: without it nothing has happened yet.
+        const notebook = choice === 'machine-and-notebook' ? await this.api.notebook(snapshot.id) : null;
+        await this.api.restore(machine.kernelId, snapshot.id);
+        const model = notebook && this.notebookOf(machine)?.model;
+        if (model) {
+          model.fromJSON(untrusted(notebook));
+          model.dirty = true;
+        }
+        return true;
       }
-      return true;
-    });
+    );
     return done ?? false;
   }
 
@@ -184,9 +188,7 @@ export class Operations {
 
   /** The notebook on the screen whose kernel a machine runs. */
   notebookOf(machine: Machine): NotebookPanel | null {
-    return (
-      this.options.tracker.find(panel => panel.sessionContext.session?.kernel?.id === machine.kernelId) ?? null
-    );
+    return this.options.tracker.find(panel => panel.sessionContext.session?.kernel?.id === machine.kernelId) ?? null;
   }
 
   private get api() {

@@ -52,11 +52,11 @@ describe('the lineage', () => {
     const one = aSnapshot({ id: 'one', name: 'one', parent: 'other' });
     const other = aSnapshot({ id: 'other', name: 'other', parent: 'one' });
     const self = aSnapshot({ id: 'self', name: 'self', parent: 'self' });
-    expect(shape([one, other, self], { current: 'one' }).map(line => line.trim()).sort()).toEqual([
-      'one *',
-      'other',
-      'self'
-    ]);
+    expect(
+      shape([one, other, self], { current: 'one' })
+        .map(line => line.trim())
+        .sort()
+    ).toEqual(['one *', 'other', 'self']);
     const long = Array.from({ length: 2000 }, (_, at) => aSnapshot({ id: `l${at}`, parent: at ? `l${at - 1}` : null }));
     expect(rows(long, { current: 'l1999' })).toHaveLength(2000);
   });

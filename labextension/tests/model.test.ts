@@ -102,6 +102,19 @@ describe('the machines', () => {
     expect(machine.snapshots).toEqual([]);
   });
 
+  it('hear of what an event should have told, with the next look', async () => {
+    await machines.look();
+    const machine = machines.machine('k1');
+    await settled();
+    const looked = server.asked.length;
+    await machine.refreshKernel();
+    expect(server.asked.length).toBe(looked + 1);
+    server.routes['GET kernels/k1'] = aKernel({ disk_bytes: 5 });
+    server.routes['GET kernels/k1/snapshots'] = [aSnapshot()];
+    await machine.refreshKernel();
+    expect(machine.snapshots).toHaveLength(1);
+  });
+
   it('are dead when the server knows them no more, and keep what they were when it stumbles', async () => {
     await machines.look();
     const machine = machines.machine('k1');
@@ -123,7 +136,10 @@ describe('the API', () => {
         status: 507,
         body: { message: 'no space', reason: 'QuotaExceeded', details: ['one', 'two'], field: null }
       },
-      'POST schema': { status: 422, body: { message: 'too much', reason: 'LimitError', details: [], field: 'vcpu_count' } }
+      'POST schema': {
+        status: 422,
+        body: { message: 'too much', reason: 'LimitError', details: [], field: 'vcpu_count' }
+      }
     });
     const error = await server.api.create('k1', { name: 'x' }).catch(caught => caught);
     expect(error).toBeInstanceOf(ApiError);

@@ -64,7 +64,7 @@ describe('the panel', () => {
     });
   };
   const button = (label: string): HTMLElement =>
-    [...node.querySelectorAll<HTMLElement>('[role="toolbar"] button')].find(each => each.textContent === label)!;
+    [...node.querySelectorAll<HTMLElement>('[role="group"] button')].find(each => each.textContent === label)!;
 
   beforeEach(() => {
     vi.clearAllMocks();

@@ -130,11 +130,13 @@ export async function showPanel(page: Page): Promise<Locator> {
 }
 
 export function row(page: Page, name: string): Locator {
-  return panel(page).getByRole('treeitem').filter({ has: page.locator('.fc-Tree-name').getByText(name, { exact: true }) });
+  return panel(page)
+    .getByRole('treeitem')
+    .filter({ has: page.locator('.fc-Tree-name').getByText(name, { exact: true }) });
 }
 
 export function action(page: Page, name: string): Locator {
-  return panel(page).getByRole('toolbar').getByRole('button', { name, exact: true });
+  return panel(page).getByRole('group').getByRole('button', { name, exact: true });
 }
 
 export function dialog(page: Page): Locator {

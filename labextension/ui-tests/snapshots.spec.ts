@@ -48,7 +48,10 @@ test('a snapshot that a cell takes appears in the panel', async ({ page, tmpPath
   await expect(row(page, 'from-a-cell')).toHaveAttribute('aria-current', 'true');
 });
 
-test('a restore gives the old value to the next cell, in the same tab, without a reconnect', async ({ page, tmpPath }) => {
+test('a restore gives the old value to the next cell, in the same tab, without a reconnect', async ({
+  page,
+  tmpPath
+}) => {
   const { opened } = channels(page);
   await open(page, tmpPath, 'a.ipynb', ['x = 1', 'x = 2', 'print("x is", x)']);
   await showPanel(page);

@@ -161,12 +161,7 @@ function limits(field: IField, trans: TranslationBundle): string {
   return field.maximum !== null ? trans.__('At most %1.', field.maximum) : '';
 }
 
-function running(
-  field: IField,
-  settings: PartialJSONObject,
-  kernel: IKernel | null,
-  trans: TranslationBundle
-): string {
+function running(field: IField, settings: PartialJSONObject, kernel: IKernel | null, trans: TranslationBundle): string {
   if (!kernel || field.name === 'workspace' || kernel[field.name] == null) {
     return '';
   }

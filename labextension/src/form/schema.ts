@@ -82,7 +82,11 @@ export function withValue(
 
 /** A value from a notebook as the text in a field. */
 export function textOf(value: unknown): string {
-  return typeof value === 'string' || typeof value === 'number' ? String(value) : value == null ? '' : JSON.stringify(value);
+  return typeof value === 'string' || typeof value === 'number'
+    ? String(value)
+    : value == null
+      ? ''
+      : JSON.stringify(value);
 }
 
 function matches(pattern: string, text: string): boolean {

@@ -95,8 +95,14 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
         <strong>{heading}</strong>
         <span>{`${tierName(kernel.tier, trans)}, ${stateName(kernel.state, trans)}`}</span>
       </div>
-      <div role="toolbar" className="fc-Panel-actions" aria-label={trans.__('Snapshot actions')}>
-        <Action icon={addIcon} label={trans.__('New')} title={trans.__('New snapshot')} onClick={actions.create} disabled={isBusy} />
+      <div role="group" className="fc-Panel-actions" aria-label={trans.__('Snapshot actions')}>
+        <Action
+          icon={addIcon}
+          label={trans.__('New')}
+          title={trans.__('New snapshot')}
+          onClick={actions.create}
+          disabled={isBusy}
+        />
         <Action
           icon={undoIcon}
           label={trans.__('Restore')}
@@ -108,7 +114,9 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
           icon={forkIcon}
           label={trans.__('Fork')}
           title={
-            one ? trans.__('Open the chosen snapshot in a new tab') : trans.__('Open a copy of the machine in a new tab')
+            one
+              ? trans.__('Open the chosen snapshot in a new tab')
+              : trans.__('Open a copy of the machine in a new tab')
           }
           onClick={() => actions.fork(one)}
           disabled={chosen.length > 1 || isBusy}
@@ -120,7 +128,12 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
           onClick={() => actions.delete(chosen)}
           disabled={chosen.length === 0}
         />
-        <Action icon={downloadIcon} label={trans.__('Export')} onClick={() => one && actions.export(one)} disabled={!one} />
+        <Action
+          icon={downloadIcon}
+          label={trans.__('Export')}
+          onClick={() => one && actions.export(one)}
+          disabled={!one}
+        />
         <Action icon={fileUploadIcon} label={trans.__('Import')} onClick={actions.import} />
         <Action
           icon={historyIcon}
