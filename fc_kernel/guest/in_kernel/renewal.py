@@ -36,10 +36,13 @@ def renew(session: Any, orders: dict[str, Any]) -> list[str]:
 
 
 def _forget_names() -> None:
-    """Temporary names come from a generator of their own."""
+    """Temporary names come from a generator of their own, and the host's name is remembered."""
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile._name_sequence = None  # type: ignore[attr-defined]
+    platform = sys.modules.get("platform")
+    if platform is not None:
+        platform._uname_cache = None  # type: ignore[attr-defined]
 
 
 def reseed() -> list[str]:
