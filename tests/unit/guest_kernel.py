@@ -27,6 +27,12 @@ class CallFailed(Exception):
         super().__init__(error["message"])
 
 
+def listens(uds_path: Path) -> bool:
+    """Whether somebody does; the socket's name is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        return sock.connect_ex(str(uds_path)) == 0
+
+
 def dial(uds_path: Path, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(DEADLINE_S)

@@ -14,7 +14,7 @@ import pytest
 from fc_kernel.testing.fake_vmm import MAIN
 
 from ..waiting import eventually
-from .guest_kernel import KEY, CallFailed, Guest
+from .guest_kernel import KEY, CallFailed, Guest, listens
 
 #: The number of the call on x86-64.
 CLOCK_NANOSLEEP = "230"
@@ -26,7 +26,7 @@ def agent(directory: Path) -> Iterator[Guest]:
     argv = [sys.executable, "-B", str(MAIN), "--transport", "hybrid", "--uds", str(uds_path)]
     process = subprocess.Popen([*argv, "--run-dir", str(directory / "g")], stdout=subprocess.DEVNULL)
     try:
-        eventually(uds_path.exists, "the agent listens")
+        eventually(lambda: listens(uds_path), "the agent listens")
         guest = Guest(uds_path)
         try:
             yield guest
@@ -77,6 +77,7 @@ def stopped(pid: int) -> bool:
 def test_it_stands_still_and_goes_on(guest: Guest) -> None:
     pid = guest.call("kernel.status")["pid"]
     done = guest.execute("x = 41")
+    guest.reply(done)
     guest.outputs(done)
     frozen = guest.freeze()
     assert (frozen["instance"], frozen["language"]) == (1, "python")
