@@ -106,6 +106,10 @@ async def take(
     """
     taken: list[tuple[Frozen, float]] = []
     base = machine.origin.base
+    if base is not None and not base.vmstate.exists():
+        # Somebody has removed it by force: this snapshot stands by itself.
+        machine.stands_on(None)
+        base = None
 
     async def capture() -> None:
         taken.append(await _capture(machine, draft, "full" if base is None else "diff", hooks=hooks))

@@ -62,6 +62,10 @@ class GuestFacts:
     mem_total_mib: int
 
 
+#: A kernel that ends, or a cell that asks, before it is known whose the machine is.
+MAX_UNHEARD = 16
+
+
 @dataclass(frozen=True)
 class GuestKernel:
     """The kernel process that a snapshot brought with it, under the number that the guest's agent has for it."""
@@ -92,7 +96,7 @@ class Origin:
 class Machine:
     """A running guest whose agent has answered; :meth:`boot` makes it, :meth:`aclose` ends it.
 
-    ``on_notification(method, params)`` and ``on_agent_lost(reason, fatal)`` are whoever's the machine is; they run on the
+    What the guest tells is kept until :meth:`listen`. ``on_agent_lost(reason, fatal)`` is whoever's the machine is; it runs on the
     loop.
     """
 
@@ -103,7 +107,8 @@ class Machine:
         self.host = host
         self.facts: GuestFacts | None = None
         self.started_at = time.monotonic()
-        self.on_notification: Callable[[str, dict[str, Any]], None] = lambda _method, _params: None
+        self.on_notification: Callable[[str, dict[str, Any]], None] | None = None
+        self._unheard: list[tuple[str, dict[str, Any]]] = []
         self.on_agent_lost: Callable[[str, bool], None] = lambda _reason, _fatal: None
         #: Loaded, its kernel frozen, until somebody tells it who it is now.
         self.asleep = False
@@ -184,8 +189,19 @@ class Machine:
             on_lost=self._lost,
         )
 
+    def listen(self, heard: Callable[[str, dict[str, Any]], None] | None) -> None:
+        """Call ``heard(method, params)`` on the loop for what the guest tells, and told before; ``None`` keeps it again."""
+        self.on_notification = heard
+        if heard is not None:
+            unheard, self._unheard = self._unheard, []
+            for method, params in unheard:
+                heard(method, params)
+
     def _notified(self, method: str, params: dict[str, Any]) -> None:
-        self.on_notification(method, params)
+        if self.on_notification is not None:
+            self.on_notification(method, params)
+        elif len(self._unheard) < MAX_UNHEARD:
+            self._unheard.append((method, params))
 
     def _lost(self, reason: str, fatal: bool) -> None:
         self.on_agent_lost(reason, fatal)

@@ -95,6 +95,9 @@ class AgentClient:
         """
         if within_s is not None:
             params["timeout_s"] = within_s
+        if method == "answer":
+            # What the guest had asked for, and got: that was no unasked message.
+            self._unawaited = max(0, self._unawaited - 1)
         number, data = self._codec.request(method, params)
         if self._reader.done():
             raise AgentUnreachable(f"{method}: the connection to the guest agent is gone")

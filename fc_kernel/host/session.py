@@ -202,7 +202,6 @@ class KernelSession:
 
     def _adopt(self, machine: Machine) -> None:
         self.machine = machine
-        machine.on_notification = functools.partial(self._notified, machine)
         machine.on_agent_lost = self._vigil.agent_lost
         self.spawn(self._vigil.watch(machine), "watch")
         vmm, started = machine.vmm, machine.origin.started
@@ -212,9 +211,11 @@ class KernelSession:
         self.generation = max(self.generation, machine.origin.generation) + 1
         self.returncode = None
         self._ended.clear()
+        machine.listen(None)
         try:
             begun = await begin(machine, request, generation=self.generation, after=self.instance)
             self.instance, self.guest_key = begun.instance, begun.key
+            machine.listen(functools.partial(self._notified, machine))
             for error in begun.hook_errors:
                 log.warning("kernel %s: on_restore: %s", self.labels.get("kernel_id", ""), error)
             await self.attach(machine)
@@ -241,6 +242,7 @@ class KernelSession:
         self._adopt(machine)
         self.generation, self.instance, self.guest_key = generation, kernel.instance, kernel.key
         machine.last_instance = kernel.instance
+        machine.listen(functools.partial(self._notified, machine))
         try:
             await self._wiring.attach(
                 machine.vmm.uds_path, guest_key=self.guest_key, generation=generation, rollback=rollback

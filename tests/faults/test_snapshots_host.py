@@ -339,7 +339,6 @@ async def test_connections_that_break_at_every_resume(make: Make, monkeypatch: p
         assert await kernel.client.value("x") == str(number)
 
 
-@pytest.mark.xfail(reason="64 requests of a guest in ten seconds are taken for a flood", strict=False)
 async def test_many_magics_in_a_row(kernel: ScriptedKernel) -> None:
     """A cell may ask as often as it likes, one after the other."""
     cell = await kernel.client.run("\n".join(["%vm"] * 200))
