@@ -260,6 +260,9 @@ class Checkpoint:
                 companion.answer({"error": "the machine was restored meanwhile"})
 
     def _asked(self, number: int, op: str, args: Params, parent: Optional[str]) -> bool:
+        if self._state == RENEWING:
+            # A hook that waits for the host while the host waits for the hook.
+            return False
         instance = self._kernel.instance if self._kernel is not None else None
         told = {"id": number, "instance": instance, "op": op, "args": args, "parent": parent}
         return self._notify("kernel.request", told)

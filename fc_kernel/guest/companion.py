@@ -220,4 +220,4 @@ class Companion:
         self._number += 1
         self.pending = Request(connection, self._number, op, parent)
         if not self._asked(self._number, op, args, parent):
-            self.answer({"error": "the host does not listen"})
+            self.answer({"error": "the host does not listen; after a restore it does when the hooks have run"})

@@ -96,8 +96,8 @@ class Origin:
 class Machine:
     """A running guest whose agent has answered; :meth:`boot` makes it, :meth:`aclose` ends it.
 
-    What the guest tells is kept until :meth:`listen`. ``on_agent_lost(reason, fatal)`` is whoever's the machine is; it runs on the
-    loop.
+    What the guest tells is kept until :meth:`listen`. ``on_agent_lost(reason, fatal)`` is whoever's the machine is, and runs
+    on the loop.
     """
 
     def __init__(self, vmm: Vmm, undo: contextlib.AsyncExitStack, origin: Origin, host: Host) -> None:

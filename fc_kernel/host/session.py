@@ -273,11 +273,9 @@ class KernelSession:
             # A cell waits for its answer, so there is one, and the next while the first still ends; no guest has more.
             if sum(task.get_name() == "wish" for task in self._tasks) < MAX_WISHES:
                 self.spawn(wishes.serve(self, machine, params), "wish")
-            return
-        if method != "kernel.exited":
-            return
-        returncode, how = how_it_ended(params)
-        self.kernel_ended(returncode, how, linger_s=self._config.restart_linger_s)
+        elif method == "kernel.exited":
+            returncode, how = how_it_ended(params)
+            self.kernel_ended(returncode, how, linger_s=self._config.restart_linger_s)
 
     def kernel_ended(self, returncode: int, reason: str, *, linger_s: float) -> None:
         """The kernel process has ended; its machine is kept for ``linger_s``, in case of a restart."""

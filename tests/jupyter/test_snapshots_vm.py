@@ -183,18 +183,18 @@ for number in range(10):
 def test_a_name_that_is_taken(caller: Caller) -> None:
     """One clear line, and the kernel goes on."""
     caller.did("x = 1\n%snapshot twice")
-    cell = caller.run("x = 2\n%snapshot twice\nx = 3")
+    cell = caller.run("x = 2\n%snapshot twice\nx = 3", stop_on_error=False)
     assert cell.reply["ename"] == "UsageError"
     assert "twice" in cell.printed
     assert len(cell.printed.splitlines()) == 1
     assert caller.value("x") == 2
-    from_code = caller.run("import fc_kernel; fc_kernel.snapshot('twice')")
+    from_code = caller.run("import fc_kernel; fc_kernel.snapshot('twice')", stop_on_error=False)
     assert from_code.reply["ename"] == "RequestError"
     assert "'twice'" in from_code.reply["evalue"]
 
 
 def test_a_name_that_nothing_has(caller: Caller) -> None:
-    cell = caller.run("x = 'goes on'\n%restore nowhere")
+    cell = caller.run("x = 'goes on'\n%restore nowhere", stop_on_error=False)
     assert cell.reply["ename"] == "UsageError"
     assert "nowhere" in cell.printed
     assert caller.value("x") == "goes on"
@@ -210,14 +210,20 @@ def closing(): calls.append(('closing', threading.current_thread() is threading.
 def reopening(): calls.append(('reopening', threading.current_thread() is threading.main_thread()))
 @fc_kernel.on_restore
 def failing(): raise ConnectionError('no database')
+@fc_kernel.on_restore
+def asking():
+    try: fc_kernel.snapshots()
+    except fc_kernel.RequestError as error: calls.append(('refused', str(error)))
 """
     caller.did(code)
     caller.did("%snapshot hooks")
     assert caller.value("calls") == [("closing", True)]
     back = caller.did("%restore hooks")
     assert back.printed == "restored hooks\non_restore: on_restore failing: ConnectionError: no database\n"
-    assert caller.value("calls") == [("closing", True), ("reopening", True)]
-    caller.did("fc_kernel.on_restore.remove(failing); fc_kernel.on_restore.remove(reopening)")
+    closed, reopened, (refused, why) = caller.value("calls")
+    assert (closed, reopened, refused) == (("closing", True), ("reopening", True), "refused")
+    assert "when the hooks have run" in why
+    caller.did("for hook in (failing, reopening, asking): fc_kernel.on_restore.remove(hook)")
     caller.did("@fc_kernel.on_snapshot\ndef failing(): raise ValueError('cannot close')")
     taken = caller.did("%snapshot anyway")
     assert "on_snapshot failing: ValueError: cannot close\n" in taken.printed
@@ -284,7 +290,7 @@ def test_an_interrupt_while_the_host_is_slow(
         async with asyncio.timeout(DEADLINE_S):
             await event.wait()
 
-    cell = caller.send("x = 1\n%snapshot interrupted\nx = 2")
+    cell = caller.send("x = 1\n%snapshot interrupted\nx = 2", stop_on_error=False)
     on_host(until_set(asked))
     manager.interrupt_kernel()
     assert caller.until(cell).reply["ename"] == "KeyboardInterrupt"
