@@ -146,6 +146,7 @@ def clean_up() -> None:
 def measure_forks(ours: str, monitor: str, samples: int, say: Callable[[str], None]) -> dict[str, Any]:
     """``%fork`` to the first cell's reply in the fork, in one and in eight; and the memory of a further one."""
     firsts, eights, marginal = [], [], []
+    with_one = 0.0
     with kernel(ours, monitor, mem_size_mib=MEM_SIZE_MIB) as client:
         execute(client, "x = 41")
         for count, taken, how_often in ((1, firsts, samples), (FORKS, eights, max(3, samples // 3))):
@@ -161,8 +162,10 @@ def measure_forks(ours: str, monitor: str, samples: int, say: Callable[[str], No
                     while each.get_shell_msg(timeout=DEADLINE_S)["parent_header"].get("msg_id") != msg_id:
                         pass
                 taken.append((time.perf_counter() - begun) * 1e3)
-                if count == FORKS:
-                    marginal.append(pss_of_forks_mib())
+                if count == 1:
+                    with_one = pss_mib()
+                else:
+                    marginal.append((pss_mib() - with_one) / (FORKS - 1))
                 for each in clients:
                     each.shutdown()
                     each.stop_channels()
@@ -180,10 +183,9 @@ def forks() -> list[int]:
     return [entry.pid for entry in list_entries() if "fork_of" in entry.labels]
 
 
-def pss_of_forks_mib() -> float:
-    """Proportional set size of one fork of eight: what is shared counts once among those who share it."""
-    pids = forks()
-    return sum(psutil.Process(pid).memory_full_info().pss for pid in pids) / len(pids) / MIB
+def pss_mib() -> float:
+    """Proportional set size of all our VMs together: what they share counts once."""
+    return sum(psutil.Process(entry.pid).memory_full_info().pss for entry in list_entries()) / MIB
 
 
 def wait_until_alone() -> None:
