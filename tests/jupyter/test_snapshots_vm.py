@@ -12,6 +12,7 @@ from jupyter_client.manager import KernelManager
 
 from fc_kernel.host.branches import Branches
 
+from ..waiting import eventually
 from .conftest import DEADLINE_S
 from .snapshot_clients import Caller, on_host, restore, session_of, snapshot
 
@@ -213,16 +214,14 @@ def failing(): raise ConnectionError('no database')
 @fc_kernel.on_restore
 def asking():
     try: fc_kernel.snapshots()
-    except fc_kernel.RequestError as error: calls.append(('refused', str(error)))
+    except fc_kernel.RequestError: calls.append('refused')
 """
     caller.did(code)
     caller.did("%snapshot hooks")
     assert caller.value("calls") == [("closing", True)]
     back = caller.did("%restore hooks")
     assert back.printed == "restored hooks\non_restore: on_restore failing: ConnectionError: no database\n"
-    closed, reopened, (refused, why) = caller.value("calls")
-    assert (closed, reopened, refused) == (("closing", True), ("reopening", True), "refused")
-    assert "when the hooks have run" in why
+    assert caller.value("calls") == [("closing", True), ("reopening", True), "refused"]
     caller.did("for hook in (failing, reopening, asking): fc_kernel.on_restore.remove(hook)")
     caller.did("@fc_kernel.on_snapshot\ndef failing(): raise ValueError('cannot close')")
     taken = caller.did("%snapshot anyway")
@@ -296,6 +295,8 @@ def test_an_interrupt_while_the_host_is_slow(
     assert caller.until(cell).reply["ename"] == "KeyboardInterrupt"
     assert caller.value("x") == 1
     on_host(set_event(go_on))
+    branches = session_of(manager).branches
+    eventually(lambda: on_host(branches.shown_all())[-1]["name"] == "interrupted", "the snapshot is taken")
     caller.did("%snapshot not-interrupted")
     names = caller.value("import fc_kernel; [each.name for each in fc_kernel.snapshots()]")
     assert names[-2:] == ["interrupted", "not-interrupted"]
