@@ -91,6 +91,11 @@ class InFlight:
             request.idle = True
             self._end(request)
 
+    def ended(self, parent: dict[str, Any]) -> bool:
+        """Whether the request with this header is one that nobody waits for any more."""
+        is_request = str(parent.get("msg_type")).endswith("_request")
+        return is_request and not self._forgot and self._of(parent) is None
+
     def _of(self, parent: dict[str, Any]) -> Request | None:
         msg_id = parent.get("msg_id")
         return self._requests.get(msg_id) if isinstance(msg_id, str) else None

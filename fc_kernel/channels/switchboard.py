@@ -311,6 +311,9 @@ class Switchboard:
             if self._silenced is not None and header_of(signed[1]).get("msg_id") == self._silenced:
                 return False
             if b'"status"' in kind:
+                if self._rekeyed and self._in_flight.ended(header_of(signed[1])):
+                    # The restored kernel comes to the end of what had its end in the past.
+                    return False
                 state = bytes(signed[3][:256])
                 if b'"idle"' in state:
                     self._in_flight.idle(header_of(signed[1]))
