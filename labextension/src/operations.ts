@@ -99,9 +99,9 @@ export class Operations {
 
   /** A new kernel from a snapshot, or from now, with a copy of the notebook in a new tab. */
   async fork(machine: Machine, snapshot?: ISnapshot): Promise<void> {
-    const { trans } = this.options;
     const panel = this.notebookOf(machine);
-    await this.attempt(trans.__('The kernel was not forked'), machine, async () => {
+    this.forking += 1;
+    await this.attempt(this.options.trans.__('The kernel was not forked'), machine, async () => {
       if (panel?.context.model.dirty && !panel.context.model.readOnly) {
         // The copy is made of the file.
         await panel.context.save();
@@ -111,10 +111,12 @@ export class Operations {
         ...(panel ? { path: panel.context.path } : {})
       });
       for (const fork of forks) {
-        this.own.add(fork.kernel_id);
+        this.opened.add(fork.kernel_id);
         await this.open(machine, fork);
       }
     });
+    this.forking -= 1;
+    this.offerForks();
   }
 
   async rename(machine: Machine, snapshot: ISnapshot): Promise<void> {
@@ -210,30 +212,41 @@ export class Operations {
 
   private async open(source: Machine, fork: IFork): Promise<void> {
     const { documents, services, trans } = this.options;
+    await services.sessions.refreshRunning();
     let path = fork.path ?? null;
     if (path === null) {
-      const original = this.notebookOf(source)?.context.path;
-      if (!original) {
-        return;
-      }
-      const copy = await services.contents.copy(original, PathExt.dirname(original));
-      path = copy.path;
-      const session = await services.sessions.startNew({
-        path,
-        name: PathExt.basename(path),
-        type: 'notebook',
-        // The REST API takes a running kernel's id; the type knows only of names.
-        kernel: { id: fork.kernel_id } as { name?: string }
-      });
-      session.dispose();
+      const running = [...services.sessions.running()].find(session => session.kernel?.id === fork.kernel_id);
+      path = running?.path ?? (await this.giveNotebook(source, fork));
     }
-    // A notebook that is opened takes the session that its path has.
-    await services.sessions.refreshRunning();
+    if (path === null) {
+      return;
+    }
     if (documents) {
+      // A notebook that is opened takes the session that its path has.
       documents.openOrReveal(path);
     } else {
       Notification.info(trans.__('The fork’s notebook is “%1”', path));
     }
+  }
+
+  /** Give a fork that has no notebook a copy of its source's, and a session on it. */
+  private async giveNotebook(source: Machine, fork: IFork): Promise<string | null> {
+    const { services } = this.options;
+    const panel = this.notebookOf(source);
+    if (!panel) {
+      return null;
+    }
+    const { path: original } = panel.context;
+    const { path } = await services.contents.copy(original, PathExt.dirname(original));
+    const session = await services.sessions.startNew({
+      path,
+      name: PathExt.basename(path),
+      type: 'notebook',
+      // The REST API takes a running kernel's id; the type knows only of names.
+      kernel: { id: fork.kernel_id } as { name?: string }
+    });
+    session.dispose();
+    return path;
   }
 
   /** Forks that a cell made, and machines that died, are told of by whoever shows their notebook. */
@@ -244,11 +257,8 @@ export class Operations {
       return;
     }
     if (event.action === 'fork') {
-      for (const fork of event.forks ?? []) {
-        if (!fork.path && !this.own.has(fork.kernel_id)) {
-          this.offer(machine, fork);
-        }
-      }
+      this.told.push(...(event.forks ?? []).map(fork => ({ machine, fork })));
+      this.offerForks();
     } else if (event.action === 'state' && event.state === 'dead' && event.message) {
       const { message } = event;
       void this.api
@@ -258,19 +268,32 @@ export class Operations {
     }
   }
 
-  private offer(machine: Machine, fork: IFork): void {
+  /** Offer to open the forks that were told of, but for those that were asked for here. */
+  private offerForks(): void {
+    if (this.forking > 0) {
+      // Which are our own is known when the server has answered.
+      return;
+    }
     const { trans } = this.options;
-    const open = (): void => {
-      void this.attempt(trans.__('The fork was not opened'), machine, () => this.open(machine, fork));
-    };
-    Notification.info(trans.__('A cell forked this kernel: “%1”', fork.name), {
-      actions: [{ label: trans.__('Open in a new tab'), callback: open, displayType: 'accent' }],
-      autoClose: false
-    });
+    for (const { machine, fork } of this.told.splice(0)) {
+      if (this.opened.has(fork.kernel_id)) {
+        continue;
+      }
+      const open = (): void => {
+        void this.attempt(trans.__('The fork was not opened'), machine, () => this.open(machine, fork));
+      };
+      Notification.info(trans.__('This kernel was forked: “%1”', fork.name), {
+        actions: [{ label: trans.__('Open in a new tab'), callback: open, displayType: 'accent' }],
+        autoClose: false
+      });
+    }
   }
 
-  /** Forks that were asked for here, and are opened already. */
-  private readonly own = new Set<string>();
+  /** How many forks the server is making for us. */
+  private forking = 0;
+  /** Forks that have a tab here. */
+  private readonly opened = new Set<string>();
+  private readonly told: { readonly machine: Machine; readonly fork: IFork }[] = [];
 }
 
 /**

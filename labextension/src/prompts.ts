@@ -80,7 +80,7 @@ export class PromptMarks implements IDisposable {
   private mark(cell: Cell, mark: IMark | undefined): void {
     const area = cell.inputArea?.node;
     const old = area?.querySelector(':scope > .fc-Mark');
-    const key = mark ? `${mark.before?.id} ${mark.after.id} ${mark.after.size_bytes} ${mark.seconds}` : '';
+    const key = mark ? `${mark.before?.id} ${mark.after.id} ${mark.cost.bytes} ${mark.cost.seconds}` : '';
     if (!area || (old as HTMLElement | null)?.dataset.key === key) {
       return;
     }
@@ -90,8 +90,8 @@ export class PromptMarks implements IDisposable {
       return;
     }
     const { trans, onBack } = this.options;
-    const took = mark.seconds === null ? [] : [seconds(mark.seconds)];
-    const cost = [bytes(mark.after.size_bytes), ...took].join(' · ');
+    const took = mark.cost.seconds === null ? [] : [seconds(mark.cost.seconds)];
+    const cost = [bytes(mark.cost.bytes), ...took].join(' · ');
     const node = document.createElement('div');
     node.className = 'fc-Mark';
     node.dataset.key = key;

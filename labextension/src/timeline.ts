@@ -33,7 +33,13 @@ export interface IMark {
   /** The state before the cell; `null` where its snapshot is gone. */
   readonly before: ISnapshot | null;
   readonly after: ISnapshot;
-  /** How long the cell's snapshot took, where that was seen. */
+  readonly cost: ICost;
+}
+
+export interface ICost {
+  /** Of its own, when it was taken: later ones share what they have in common, and no one's is it then. */
+  readonly bytes: number;
+  /** How long it took, where that was seen. */
   readonly seconds: number | null;
 }
 
@@ -64,7 +70,7 @@ export function changesSomething(source: string): boolean {
 export function marks(
   snapshots: readonly ISnapshot[],
   current: string | null,
-  seconds: ReadonlyMap<string, number> = new Map()
+  costs: ReadonlyMap<string, ICost> = new Map()
 ): Map<string, IMark> {
   const past = pastOf(snapshots, current);
   const byId = new Map(snapshots.map(snapshot => [snapshot.id, snapshot]));
@@ -73,7 +79,7 @@ export function marks(
     const cell = AUTOMATIC.exec(after.name)?.[2];
     if (cell !== undefined && past.has(after.id)) {
       const before = after.parent === null ? null : (byId.get(after.parent) ?? null);
-      result.set(cell, { before, after, seconds: seconds.get(after.name) ?? null });
+      result.set(cell, { before, after, cost: costs.get(after.name) ?? { bytes: after.size_bytes, seconds: null } });
     }
   }
   return result;
@@ -151,7 +157,7 @@ export class Timeline implements IDisposable {
   }
 
   marksOf(machine: Machine): Map<string, IMark> {
-    return marks(machine.snapshots, machine.kernel?.current ?? null, this.seconds);
+    return marks(machine.snapshots, machine.kernel?.current ?? null, this.costs);
   }
 
   /** Put the machine back to before a cell ran; what it leaves is one click away as well. */
@@ -262,8 +268,10 @@ export class Timeline implements IDisposable {
   }
 
   private async taken(machine: Machine, name: string, seconds: number): Promise<void> {
-    this.seconds.set(name, seconds);
+    const size = (): number => machine.snapshots.find(snapshot => snapshot.name === name)?.size_bytes ?? 0;
+    const told = size();
     await machine.refresh();
+    this.costs.set(name, { bytes: Math.max(told, size()), seconds });
     this._measured.emit();
     for (const victim of overBudget(machine.snapshots, machine.kernel?.current ?? null, this.options.budget())) {
       try {
@@ -294,7 +302,7 @@ export class Timeline implements IDisposable {
   private lastTime = 0;
   private _disposed = false;
   private readonly runs = new WeakMap<Notebook, IRun[]>();
-  private readonly seconds = new Map<string, number>();
+  private readonly costs = new Map<string, ICost>();
   private readonly _measured = new Signal<this, void>(this);
 }
 

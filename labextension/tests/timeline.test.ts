@@ -8,9 +8,9 @@ describe('the timeline', () => {
   const two = aSnapshot({ name: 'auto.c.two', parent: one.id });
 
   it('knows the state before each cell', () => {
-    const found = marks([start, one, two], two.id, new Map([[two.name, 0.25]]));
-    expect(found.get('one')).toEqual({ before: start, after: one, seconds: null });
-    expect(found.get('two')).toEqual({ before: one, after: two, seconds: 0.25 });
+    const found = marks([start, one, two], two.id, new Map([[two.name, { bytes: 7, seconds: 0.25 }]]));
+    expect(found.get('one')).toEqual({ before: start, after: one, cost: { bytes: one.size_bytes, seconds: null } });
+    expect(found.get('two')).toEqual({ before: one, after: two, cost: { bytes: 7, seconds: 0.25 } });
   });
 
   it('marks only cells that the present has come by', () => {

@@ -38,16 +38,15 @@ async function clear(request: APIRequestContext, folder: string): Promise<void> 
   }
 }
 
-/** Open a new notebook with these cells, and wait until its machine runs. */
-export async function open(
-  page: Page,
-  folder: string,
-  name: string,
-  cells: readonly string[],
-  options: { kernel?: string; metadata?: object } = {}
-): Promise<void> {
+interface INotebookOptions {
+  readonly kernel?: string;
+  readonly metadata?: object;
+}
+
+/** A notebook with these cells. */
+export function notebookOf(cells: readonly string[], options: INotebookOptions = {}): object {
   const kernel = options.kernel ?? 'fc-python3';
-  const notebook = {
+  return {
     nbformat: 4,
     nbformat_minor: 5,
     metadata: { kernelspec: { name: kernel, display_name: kernel, language: 'python' }, ...options.metadata },
@@ -60,15 +59,30 @@ export async function open(
       execution_count: null
     }))
   };
-  await page.contents.uploadContent(JSON.stringify(notebook), 'text', `${folder}/${name}`);
+}
+
+/** Open a new notebook with these cells, and wait until its machine runs. */
+export async function open(
+  page: Page,
+  folder: string,
+  name: string,
+  cells: readonly string[],
+  options: INotebookOptions = {}
+): Promise<void> {
+  await page.contents.uploadContent(JSON.stringify(notebookOf(cells, options)), 'text', `${folder}/${name}`);
   await page.evaluate(async path => {
     await (window as any).jupyterapp.commands.execute('docmanager:open', { path });
   }, `${folder}/${name}`);
   await expect(front(page)).toBeVisible();
-  if (kernel === 'fc-python3') {
+  if ((options.kernel ?? 'fc-python3') === 'fc-python3') {
     await expect(chip(page)).toHaveAttribute('data-state', 'running');
   }
   await idle(page);
+}
+
+/** The tabs of documents. */
+export function tabs(page: Page): Locator {
+  return page.locator('#jp-main-dock-panel .lm-TabBar-tab[data-type="document-title"]');
 }
 
 /** The notebook in front. */

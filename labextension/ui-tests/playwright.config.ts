@@ -16,6 +16,7 @@ const config: PlaywrightTestConfig = {
   reporter: [['list']],
   use: {
     baseURL: process.env.FC_KERNEL_UI_URL,
+    actionTimeout: DEADLINE_MS / 2,
     viewport: { width: 1280, height: 900 },
     trace: 'off',
     video: 'off',

@@ -5,6 +5,7 @@ import {
   channels,
   chip,
   create,
+  notebookOf,
   dialog,
   expect,
   front,
@@ -17,6 +18,7 @@ import {
   row,
   run,
   showPanel,
+  tabs,
   test,
   write
 } from './lab';
@@ -90,8 +92,7 @@ test('a fork opens a tab, and both go their own ways', async ({ page, tmpPath })
   await run(page, 1);
   await row(page, 'shared').click();
   await action(page, 'Fork').click();
-  const tabs = page.locator('#jp-main-dock-panel .lm-TabBar-tab[data-type="document-title"]');
-  await expect(tabs).toHaveCount(2);
+  await expect(tabs(page)).toHaveCount(2);
   await expect(page.locator('#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current')).not.toContainText(/^a\.ipynb$/);
   await expect(chip(page)).toHaveAttribute('data-state', 'running');
   await idle(page);
@@ -102,6 +103,34 @@ test('a fork opens a tab, and both go their own ways', async ({ page, tmpPath })
   await page.locator('#jp-main-dock-panel').getByRole('tab', { name: 'a.ipynb', exact: true }).click();
   await run(page, 2);
   await expect(output(page, 2)).toHaveText('shared and source');
+  // Opened already, so not offered.
+  await expect(page.locator('.Toastify__toast')).toHaveCount(0);
+});
+
+test('a fork that a cell makes is offered', async ({ page, tmpPath }) => {
+  await open(page, tmpPath, 'a.ipynb', ['x = "both"', '%fork', 'print(x)']);
+  await run(page, 0);
+  await run(page, 1);
+  await page.getByRole('button', { name: 'Open in a new tab' }).click();
+  await expect(tabs(page)).toHaveCount(2);
+  await expect(page.locator('#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current')).not.toContainText(/^a\.ipynb$/);
+  await expect(chip(page)).toHaveAttribute('data-state', 'running');
+  await idle(page);
+  await run(page, 2);
+  await expect(output(page, 2)).toHaveText('both');
+});
+
+test('a kernel that cannot start says why in one line', async ({ page, tmpPath }) => {
+  await page.contents.uploadContent(
+    JSON.stringify(notebookOf(['1'], { metadata: { fc_kernel: { vcpu_count: 200 } } })),
+    'text',
+    `${tmpPath}/large.ipynb`
+  );
+  await page.evaluate(async path => {
+    await (window as any).jupyterapp.commands.execute('docmanager:open', { path });
+  }, `${tmpPath}/large.ipynb`);
+  await expect(dialog(page)).toContainText('vcpu_count');
+  await expect(dialog(page)).toContainText('200');
 });
 
 test('notebook and machine go back together', async ({ page, tmpPath }) => {

@@ -155,7 +155,7 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
         {snapshots.some(isAutomatic) && (
           <label>
             <input type="checkbox" checked={automatic} onChange={event => setAutomatic(event.target.checked)} />
-            {trans.__('Show the timeline’s')}
+            {trans.__('Show timeline snapshots')}
           </label>
         )}
       </div>
