@@ -237,3 +237,24 @@ test('an error is told in one line, with the console behind it', async ({ page, 
   await expect(dialog(page).locator('pre')).toContainText(EVIL);
   await answer(page, 'Close');
 });
+
+test('without the server extension the chip explains itself', async ({ page, tmpPath }) => {
+  const calls = /\/fc-kernel\/api\//;
+  await page.route(calls, route => route.fulfill({ status: 404, body: '<h1>404</h1>' }));
+  await page.reload();
+  await page.contents.uploadContent(JSON.stringify(notebookOf(['1 + 1'])), 'text', `${tmpPath}/a.ipynb`);
+  await page.evaluate(async path => {
+    await (window as any).jupyterapp.commands.execute('docmanager:open', { path });
+  }, `${tmpPath}/a.ipynb`);
+  await expect(chip(page)).toHaveAttribute('data-state', 'unavailable');
+  await expect(chip(page)).toHaveAttribute('title', /server extension of fc-kernel is not enabled/);
+  await idle(page);
+  await run(page, 0);
+  await expect(output(page, 0)).toHaveText('2');
+  await expect(dialog(page)).toHaveCount(0);
+  // Whoever looks gets the news, and so what has been repaired.
+  await page.unroute(calls);
+  await chip(page).click();
+  await expect(chip(page)).toHaveAttribute('data-state', 'running');
+  await expect(panel(page)).toContainText('No snapshots yet.');
+});
