@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 #: The number of the kernel process in a template; a session counts on from there.
 INSTANCE = 1
 #: Raised when a template's content changes for another reason than those that its key names.
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +122,13 @@ class Templates:
         return await asyncio.get_running_loop().run_in_executor(None, self._find_now, want)
 
     def _find_now(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
-        template = self.store.find(want.key)
-        if template is None:
-            return None
         try:
+            template = self.store.find(want.key)
+            if template is None:
+                return None
             hold = self.store.hold(template)
-        except SnapshotError:
+        except SnapshotError as error:
+            log.debug("no template can be looked for: %s", error)
             return None
         try:
             self.store.check(template, host_for(want.choice, want.image))

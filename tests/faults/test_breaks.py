@@ -19,6 +19,7 @@ import psutil
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+from traitlets.config import Config
 
 from fc_kernel.errors import FcKernelError
 from fc_kernel.paths import runtime_dir
@@ -129,7 +130,9 @@ def test_launch_cannot_finish_in_time(monitor: str, monkeypatch: pytest.MonkeyPa
     if monitor == "fake":
         pytest.skip("the fake has no console of a booting guest")
     monkeypatch.setenv("FC_KERNEL_START_TIMEOUT_S", "2")
-    manager = KernelManager(kernel_name="fc-python3")
+    # A boot takes longer than that; a restore need not.
+    config = Config({"FcKernelConfig": {"templates": False}})
+    manager = KernelManager(kernel_name="fc-python3", config=config)
     with pytest.raises(FcKernelError, match=r"(?s)2(\.0)? s.*last lines of the console"):
         manager.start_kernel()
     manager.cleanup_resources()

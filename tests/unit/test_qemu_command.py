@@ -98,8 +98,8 @@ def test_kvm_or_tcg() -> None:
 
 
 def test_boot_args() -> None:
-    assert value(words(), "-append") == "console=ttyS0 quiet fc.transport=mux"
-    assert value(words(changed(boot_args=None)), "-append") == "fc.transport=mux"
+    assert value(words(), "-append") == "console=ttyS0 quiet fc.transport=mux reboot=t"
+    assert value(words(changed(boot_args=None)), "-append") == "fc.transport=mux reboot=t"
 
 
 def test_only_an_emulated_guest_is_told_the_speed_of_its_clock() -> None:

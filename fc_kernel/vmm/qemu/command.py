@@ -15,8 +15,9 @@ MUX_PORT_NAME = "fc_kernel.mux.0"
 MAX_DEVICES, OWN_DEVICES = 24, 2
 #: QEMU takes no higher limit; none that is higher limits anything.
 MAX_THROTTLE = 10**15
-#: What this monitor's guests need on their command line beside the image's own.
-BOOT_ARGS = "fc.transport=mux"
+#: What this monitor's guests need on their command line beside the image's own. A kernel that ends would try the firmware
+#: before a triple fault, and a machine that was loaded has none.
+BOOT_ARGS = "fc.transport=mux reboot=t"
 #: All that TCG can emulate, so that wheels for any processor run; but with page tables of four levels, which are walked faster.
 EMULATED_CPU = "max,la57=off"
 #: What ``xen-save-devices-state`` writes does not begin with a section about the machine, as an ordinary migration does.
