@@ -158,7 +158,7 @@ class Branches:
             "name": snapshot.name,
             "description": snapshot.description,
             "created": snapshot.created,
-            "size_bytes": self.store.disk_bytes(snapshot),
+            "size_bytes": snapshot.added_bytes,
             "parent": None if parent is None else names.get(parent, parent),
             "current": current is not None and current.id == snapshot.id,
         }
@@ -199,7 +199,7 @@ class Branches:
             "generation": session.generation,
             "lineage": [snapshot.name for snapshot in lineage],
             "current": None if origin.current is None else origin.current.id,
-            "disk_bytes": sum(self.store.disk_bytes(snapshot) for snapshot in lineage),
+            "disk_bytes": sum(snapshot.added_bytes for snapshot in lineage),
             "image": None if machine.host.image is None else machine.host.image.name,
             "vm_id": plan.vm_id,
             "started": origin.started,

@@ -38,7 +38,7 @@ def _snapshot(host: Host, snapshot: Any, current: Collection[str]) -> Snapshot:
         name=snapshot.name,
         description=snapshot.description,
         created=str(snapshot.created),
-        size_bytes=host.store.disk_bytes(snapshot),
+        size_bytes=snapshot.added_bytes,
         parent=snapshot.parent,
         scope=snapshot.scope,
         kernel_id=manifest.kernel_id or None,

@@ -128,7 +128,7 @@ class Snapshot(Answer):
     name: str
     description: str
     created: str = Field(description="ISO 8601, UTC")
-    size_bytes: int = Field(description="on disk, not shared with other snapshots")
+    size_bytes: int = Field(description="what it added to the disk when it was taken")
     parent: str | None = Field(description="id")
     scope: str
     kernel_id: str | None

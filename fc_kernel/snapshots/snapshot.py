@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ..spec import VmSpec
 from ..vmm.base import SnapshotFiles
 from . import disk
-from .manifest import MEM, NOTEBOOK, VMSTATE, Manifest
+from .manifest import MANIFEST_NAME, MEM, NOTEBOOK, VMSTATE, Manifest
 
 #: In each snapshot's directory: its writer holds it alone, whoever uses the files holds it with others.
 LOCK_NAME = "lock"
@@ -102,6 +103,16 @@ class Snapshot:
         except OSError:
             return 0
 
+    @property
+    def added_bytes(self) -> int:
+        """What it added to the disk when it was taken, without what its parents and its template have; 0 when it is gone."""
+        own = [self.vmstate, self.directory / MANIFEST_NAME, self.directory / NOTEBOOK]
+        if self.layers:
+            own.append(self.layers[-1])
+        elif not self.manifest.template_key:
+            own.append(self.mem)
+        return sum(disk.real_bytes(found) for path in own if (found := _lstat(path)) is not None)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; without the key of the guest."""
         said = self.manifest.model_dump(mode="json", exclude={"checksum": True, "kernel": {"key"}})
@@ -123,3 +134,10 @@ class Base:
     def diff_on(cls, snapshot: Snapshot) -> Base:
         """A sparse file of the pages that changed since that snapshot was taken or loaded."""
         return cls(snapshot)
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
