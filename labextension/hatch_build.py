@@ -98,14 +98,18 @@ def run(*command: str, cwd: Path = HERE) -> None:
 
 
 def link() -> None:
-    """Put the built extension where JupyterLab of this environment looks, as a link: a new build is seen at once."""
-    target = Path(sys.prefix) / SHARED
-    if target.is_symlink():
-        target.unlink()
-    elif target.exists():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(BUILT)
+    """Put both extensions where this environment's Jupyter looks, as links, as a wheel would: a new build is seen at once."""
+    for target, source in (
+        (SHARED, BUILT),
+        ("etc/jupyter/jupyter_server_config.d/fc_kernel.json", HERE.parent / "fc_kernel/server/config/fc_kernel.json"),
+    ):
+        place = Path(sys.prefix) / target
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+        elif place.exists():
+            shutil.rmtree(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(source)
 
 
 def shared_data() -> dict[str, str]:
