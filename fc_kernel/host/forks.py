@@ -17,6 +17,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from ..channels.endpoints import CHANNELS, ClientEndpoints
 from ..config import FcKernelConfig
+from ..kernelspec import DEFAULT_NAME
 from ..paths import RunDir, new_vm_id
 from ..resolve import Resolved
 from ..snapshots.snapshot import Snapshot
@@ -90,7 +91,8 @@ async def standalone(
             "ip": ip,
             "key": key,
             "signature_scheme": "hmac-sha256",
-            "kernel_name": "fc-python3",
+            # By which a client finds the language; those of others are their owners' to name.
+            **({} if request.resolved.argv else {"kernel_name": DEFAULT_NAME}),
             **{f"{channel}_port": session.ports[channel] for channel in CHANNELS},
         }
         path = _write(kernel_id, info)
