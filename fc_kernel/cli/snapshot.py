@@ -72,7 +72,7 @@ class SnapshotListCommand(SnapshotCommand):
                 snapshot.name,
                 snapshot.id,
                 _time(snapshot),
-                _size(store.disk_bytes(snapshot)),
+                _size(snapshot.added_bytes),
                 names.get(snapshot.parent or "", ""),
                 snapshot.scope,
                 snapshot.description,
@@ -288,6 +288,7 @@ def _described(said: dict[str, Any]) -> dict[str, str]:
     return {
         "name": said["name"],
         "id": said["id"],
+        "VM": said["vm_id"],
         "scope": said["scope"],
         "created": said["created"],
         "description": said["description"],
