@@ -27,6 +27,8 @@ MARK = "mark-of-a-secret-that-stays-on-the-host"
 ALLOWED = {
     "PATH", "HOME", "USER", "LANG", "JPY_PARENT_PID", "JPY_SESSION_NAME", "TZ", "PYDEVD_DISABLE_FILE_VALIDATION",
     "FC_KERNEL_TIER", "FC_KERNEL_MONITOR", "FC_KERNEL_VM_ID", "FC_KERNEL_VCPU_COUNT", "FC_KERNEL_MEM_SIZE_MIB",
+    # The agent's socket, which is in the guest, and what its template has imported.
+    "FC_KERNEL_AGENT_SOCKET", "FC_KERNEL_TEMPLATE_IMPORTS",
 }  # fmt: skip
 
 
