@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,10 @@ def measure_tunnel(samples: int, say: Callable[[str], None]) -> dict[str, dict[s
     return metrics
 
 
-def measure(monitor: str, samples: int, only: str | None, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """All metrics, or those of one part."""
+def measure(
+    monitor: str, samples: int, only: str | None, say: Callable[[str], None], failed: list[str]
+) -> dict[str, dict[str, Any]]:
+    """All metrics, or those of one part; the names of parts that failed are added to ``failed``."""
     parts = {
         "cold": lambda: measure_cold(monitor, samples, say),
         "starts": lambda: measure_starts(OURS, PLAIN, monitor, samples, say),
@@ -124,14 +127,18 @@ def measure(monitor: str, samples: int, only: str | None, say: Callable[[str], N
         "tunnel": lambda: measure_tunnel(samples, say),
         "firecracker": lambda: measure_firecracker(samples, say),
     }
-    metrics = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
         if only in (None, name):
-            metrics.update(part())
+            try:
+                metrics.update(part())
+            except Exception:  # noqa: BLE001 - an hour's other figures are not lost with one part
+                traceback.print_exc()
+                failed.append(name)
     return metrics
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 samples instead of 10; not for the README")
@@ -142,11 +149,12 @@ def main() -> None:
     parser.add_argument("--monitor", default="auto", help="the monitor to measure (default: the best of this host)")
     options = parser.parse_args()
     console = Console(stderr=True)
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as prefix:
         kernelspec.install(kernelspec.Profile(), prefix=prefix)
         os.environ["JUPYTER_PATH"] = f"{prefix}/share/jupyter"
         samples = 3 if options.quick else 10
-        metrics = measure(options.monitor, samples, options.only, lambda text: console.print(text, style="dim"))
+        metrics = measure(options.monitor, samples, options.only, lambda text: console.print(text, style="dim"), failed)
     table = Table(box=None)
     for heading in ("metric", "median", "min", "max", "plain ipykernel", "ratio", "unit"):
         table.add_column(heading)
@@ -158,6 +166,9 @@ def main() -> None:
         host = {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
         document = {"version": __version__, "quick": options.quick, "host": host, "metrics": metrics}
         Path(options.json).write_text(json.dumps(document, indent=2) + "\n")
+    if failed:
+        console.print(f"not measured: {', '.join(failed)}", style="red")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

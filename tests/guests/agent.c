@@ -217,7 +217,7 @@ static void restored(struct span id, struct span params) {
   kernel.frozen = false;
   kernel_restored();
   begin_reply(id);
-  put_text(&writer, ", \"result\": {\"hook_errors\": [], \"instance\": ");
+  put_text(&writer, ", \"result\": {\"hook_errors\": [], \"rekeyed\": false, \"instance\": ");
   put_instance(&writer);
   put_text(&writer, "}}");
   message_end();
