@@ -33,7 +33,10 @@ COPYING = ("snapshot", "fork")
 class Connection:
     """One connection from the kernel's process."""
 
-    def __init__(self, lines: Callable[[Connection, Params], None], lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, lines: Callable[[Connection, Params], None], lost: Callable[[Connection], None]
+    ) -> None:
+        self._sock = sock
         self._lines = lines
         self._lost = lost
         self._buffer = bytearray(BUFFER_BYTES)
@@ -82,6 +85,16 @@ class Connection:
                 self._out[0] = self._out[0][sent:]
                 return
             self._out.popleft()
+
+    @property
+    def left(self) -> bool:
+        """Whether the other side has closed it, though nobody has read so far yet."""
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self, reason: str = "closed") -> None:
         """Close it."""
@@ -183,7 +196,7 @@ class Companion:
         if len(self._connections) >= MAX_CONNECTIONS:
             sock.close()
             return
-        connection = Connection(self._line, self._lost)
+        connection = Connection(sock, self._line, self._lost)
         self._connections.add(connection)
         peer = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         connection.is_kernel = peer == self.pid
@@ -214,6 +227,9 @@ class Companion:
         op, args, parent = message.get("op"), message.get("args"), message.get("parent")
         if op not in OPERATIONS or not isinstance(args, dict) or not (parent is None or isinstance(parent, str)):
             raise RemoteProtocolError("not a request")
+        if self.pending is not None and self.pending.connection.left:
+            # A cell that was interrupted has withdrawn its question; the news of that came together with this one.
+            self.pending.connection.close("withdrawn")
         if self.pending is not None:
             connection.send({"error": f"another %{self.pending.op} is under way"})
             return
