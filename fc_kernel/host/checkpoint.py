@@ -21,6 +21,7 @@ from ..snapshots.snapshot import Base, Snapshot
 from ..vmm.base import SnapshotCreate, VmmState
 from ..vmm.finish import finish
 from .machine import AGENT_TIMEOUT_S, Machine
+from .restoring import hook_errors
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ HOOKS_TIMEOUT_S = 20.0
 KERNEL_BUSY = -32002
 #: A message id of a guest's claims.
 MAX_ID = 128
-MAX_HOOK_ERRORS, MAX_HOOK_ERROR = 20, 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +49,12 @@ class Frozen:
     def of(cls, said: object) -> Frozen:
         """From an answer that may be anything."""
         told: dict[str, Any] = said if isinstance(said, dict) else {}
-        errors = told.get("hook_errors")
         return cls(
             instance=_count(told.get("instance")),
             language=_text(told.get("language"), 32),
             execution_count=_count(told.get("execution_count")),
             cell=_text(told.get("cell"), MAX_ID),
-            hook_errors=tuple(str(each)[:MAX_HOOK_ERROR] for each in errors[:MAX_HOOK_ERRORS])
-            if isinstance(errors, list)
-            else (),
+            hook_errors=tuple(hook_errors(said)),
         )
 
 
