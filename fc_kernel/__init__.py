@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from .guest.in_kernel import on_restore as on_restore
     from .guest.in_kernel import on_snapshot as on_snapshot
     from .headless import execute as execute
-    from .spec import VmSpec as VmSpec
+    from .settings.spec import VmSpec as VmSpec
 
 _EXPORTS = {
     "FcKernelError": ".errors",
-    "VmSpec": ".spec",
+    "VmSpec": ".settings.spec",
     "execute": ".headless",
     "load_ipython_extension": ".guest.in_kernel",
     "on_restore": ".guest.in_kernel",

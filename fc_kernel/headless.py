@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from traitlets import TraitError
 
 from .errors import ConfigError, SpecError
-from .kernelspec import DEFAULT_NAME, PROVISIONER, provisioner_of
+from .settings.kernelspec import DEFAULT_NAME, PROVISIONER, provisioner_of
 
 
 def execute(

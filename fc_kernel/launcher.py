@@ -22,14 +22,14 @@ from typing import Any
 
 from traitlets.config import Config
 
+from .base.paths import RunDir, new_vm_id
 from .channels.endpoints import CHANNELS, ClientEndpoints
-from .config import load_config
 from .errors import ConfigError, FcKernelError
 from .host.engine import Engine
-from .host.session import KernelSession
-from .host.starting import KernelRequest
-from .paths import RunDir, new_vm_id
-from .sources import guest_environment, resolve_settings
+from .machine.start import KernelRequest
+from .sessions.session import KernelSession
+from .settings.config import load_config
+from .settings.sources import guest_environment, resolve_settings
 
 MAX_CONNECTION_FILE_BYTES = 64 << 10
 #: A shell's convention for a process that a signal ended.

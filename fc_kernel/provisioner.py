@@ -12,15 +12,15 @@ from typing import Any
 import zmq
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
+from .base.paths import RunDir, new_vm_id
 from .channels.endpoints import CHANNELS, ClientEndpoints
-from .config import FcKernelConfig, load_config
 from .errors import FcKernelError, StateError
 from .host.engine import Engine
-from .host.session import KernelSession
-from .host.starting import KernelRequest
-from .notebook import path_on_server
-from .paths import RunDir, new_vm_id
-from .sources import guest_environment, resolve_settings
+from .machine.start import KernelRequest
+from .sessions.session import KernelSession
+from .settings.config import FcKernelConfig, load_config
+from .settings.notebook import path_on_server
+from .settings.sources import guest_environment, resolve_settings
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from rich.console import Console
 from rich.table import Table
 
-from fc_kernel import __version__, kernelspec
+from fc_kernel import __version__
+from fc_kernel.settings import kernelspec
 
 MIB = 1 << 20
 

@@ -19,7 +19,7 @@ from typing import Any
 from bench_kernels import alone
 
 from fc_kernel.errors import FcKernelError
-from fc_kernel.host import select
+from fc_kernel.vmm import monitors
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram, find_firecracker
 from fc_kernel.vmm.kvm import KvmReport
 
@@ -49,17 +49,17 @@ def site() -> Iterator[None]:
     """A data directory with the guest as its image; KVM passes for usable, because for this guest it is."""
     with tempfile.TemporaryDirectory() as root:
         put_image(Path(root), build_guest(Path(root)))
-        before = dict(os.environ), select.probe_kvm
+        before = dict(os.environ), monitors.probe_kvm
         os.environ.update(
             FC_KERNEL_DATA_DIR=root, FC_KERNEL_CACHE_DIR=f"{root}/cache", JUPYTER_RUNTIME_DIR=f"{root}/runtime"
         )
-        select.probe_kvm = lambda *_: KvmReport("usable", "as far as the bare-metal guest goes", None, None)
+        monitors.probe_kvm = lambda *_: KvmReport("usable", "as far as the bare-metal guest goes", None, None)
         try:
             yield
         finally:
             os.environ.clear()
             os.environ.update(before[0])
-            select.probe_kvm = before[1]
+            monitors.probe_kvm = before[1]
 
 
 def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, Any]:

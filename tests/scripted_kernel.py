@@ -15,14 +15,14 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from traitlets.config import Config
 
+from fc_kernel.base.paths import RunDir, new_vm_id
 from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
-from fc_kernel.config import FcKernelConfig
 from fc_kernel.host.engine import Engine
-from fc_kernel.host.forks import ForkInfo
-from fc_kernel.host.session import KernelSession
-from fc_kernel.host.starting import KernelRequest
-from fc_kernel.paths import RunDir, new_vm_id
-from fc_kernel.resolve import Source, resolve
+from fc_kernel.machine.start import KernelRequest
+from fc_kernel.sessions.forks import ForkInfo
+from fc_kernel.sessions.session import KernelSession
+from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.snapshots.store import SnapshotStore
 from fc_kernel.testing import FakeVmm
 

@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+from fc_kernel.base.verified import VerifiedFiles
+from fc_kernel.memory.pages import PAGE_BYTES, PageStack
+from fc_kernel.settings.spec import VmSpec
 from fc_kernel.snapshots.manifest import Cpu, ImageRef, KernelState, ManifestDraft
 from fc_kernel.snapshots.snapshot import Base, Snapshot
 from fc_kernel.snapshots.store import SnapshotStore
-from fc_kernel.spec import VmSpec
-from fc_kernel.verified import VerifiedFiles
-from fc_kernel.vmm.pages import PAGE_BYTES, PageStack
 
 MIB = 1 << 20
 MEM_MIB = 4

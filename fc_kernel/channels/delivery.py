@@ -11,8 +11,8 @@ from typing import Any
 
 import zmq
 
+from ..wire.frames import Buffer
 from .eviction import evict_stalled
-from .frames import Buffer
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import zmq
 
 from ..errors import ConfigError
-from .frames import MAX_MESSAGE_BYTES
+from ..wire.frames import MAX_MESSAGE_BYTES
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 KINDS = {"shell": zmq.ROUTER, "iopub": zmq.XPUB, "stdin": zmq.ROUTER, "control": zmq.ROUTER, "hb": zmq.REP}

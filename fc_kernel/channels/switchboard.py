@@ -18,13 +18,13 @@ from typing import Any
 import zmq
 
 from ..errors import RemoteProtocolError, StateError
-from ..vsock.ports import CHANNEL_PORTS
-from .answers import Answers, Rollback
+from ..wire.frames import oversize
+from ..wire.ports import CHANNEL_PORTS
 from .delivery import Delivery
 from .endpoints import BoundSockets, ClientEndpoints
-from .frames import oversize
 from .inflight import InFlight, request_of
 from .signing import SIGNATURE_BYTES, Composer, Signer, header_of, split
+from .synthesized import Answers, Rollback
 from .tunnel import POLLIN, Tunnel
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import zmq
 
-from .link import Link, MessageReceived
+from ..wire.link import Link, MessageReceived
 from .signing import Signer
 
 #: As plain numbers: operations on the enumeration's members cost more than all else here.

@@ -15,8 +15,8 @@ from rich.console import Console
 from traitlets import Bool
 
 from .. import __version__
-from ..config import FcKernelConfig, load_config
 from ..errors import FcKernelError
+from ..settings.config import FcKernelConfig, load_config
 
 #: Exit status for a call whose words are off, as argparse has it.
 USAGE_STATUS = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jupyter_core.application import base_flags
 from traitlets import Bool
 
-from ..doctor import Status, examine
+from ..host.doctor import Status, examine
 from .command import JSON_FLAG, Command
 
 STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}

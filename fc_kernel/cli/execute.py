@@ -10,9 +10,9 @@ from jupyter_core.application import base_aliases, base_flags
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from traitlets import Bool, Integer, Unicode
 
+from ..base.text import without_controls
 from ..errors import ConfigError
 from ..headless import execute, read_notebook
-from ..vmm.console import without_controls
 from .command import Command
 
 

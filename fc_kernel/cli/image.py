@@ -9,13 +9,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from traitlets import Bool, List, Unicode
 
-from ..config import FcKernelConfig, load_config
 from ..errors import FcKernelError, ImageCorrupt, ImageNotFound
 from ..host.engine import Engine
-from ..host.supply import shared_supply
 from ..images.build import BuildRequest, build_image, recipe
 from ..images.store import Image, ImageStore
-from ..resolve import Resolved, Source, resolve
+from ..settings.config import FcKernelConfig, load_config
+from ..settings.resolve import Resolved, Source, resolve
+from ..supply.supply import shared_supply
 from .command import JSON_FLAG, Command, CommandGroup
 
 MIB = 1 << 20

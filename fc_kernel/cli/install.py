@@ -10,7 +10,7 @@ from typing import Any
 from jupyter_core.application import base_aliases, base_flags
 from traitlets import Bool, Enum, Integer, List, Unicode
 
-from .. import kernelspec
+from ..settings import kernelspec
 from .command import Command
 
 

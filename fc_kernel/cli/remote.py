@@ -13,8 +13,8 @@ from jupyter_server.serverapp import list_running_servers
 from traitlets import Unicode
 
 from .. import errors
+from ..base.text import without_controls
 from ..errors import ConfigError, FcKernelError
-from ..vmm.console import without_controls
 from .command import JSON_FLAG, Command
 
 #: A snapshot of a large machine, or eight forks on a busy host, take minutes at worst.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..settings import json_schema
+from ..settings.kernel_settings import json_schema
 from .command import Command
 
 

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 from traitlets import Bool, Unicode
 
+from ..base.text import without_controls
 from ..errors import SnapshotError, SnapshotInUse, SnapshotNotFound
-from ..host.identity import owner
-from ..host.stores import snapshot_store
+from ..machine.identity import owner
 from ..snapshots import Snapshot, SnapshotStore, export_snapshot, import_snapshot
-from ..vmm.console import without_controls
+from ..supply.stores import snapshot_store
 from .command import JSON_FLAG, Command, CommandGroup
 
 KIB, MIB = 1 << 10, 1 << 20

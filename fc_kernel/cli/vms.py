@@ -8,8 +8,8 @@ from jupyter_core.application import base_flags
 from rich.table import Table
 from rich.text import Text
 
-from ..host.stores import snapshot_store, template_store
-from ..vmm.console import without_controls
+from ..base.text import without_controls
+from ..supply.stores import snapshot_store, template_store
 from ..vmm.journal import JournalEntry, list_entries
 from ..vmm.reaper import reap
 from .command import JSON_FLAG, Command

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import zmq
 
-from ..vsock.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
+from ..wire.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 from . import system
-from .checkpoint import KERNEL_ERROR, Checkpoint
 from .control import Control, RpcError
+from .freeze import KERNEL_ERROR, Checkpoint
 from .kernel import DEFAULT_PATH, LOOK_EVERY_S, Kernel
 from .loop import POLLIN, Loop
 from .relay import Relay

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
 from ..errors import FcKernelError
-from ..vsock import mux
-from ..vsock.handshake import HandshakeServer, connect_answer
+from ..wire import mux
+from ..wire.handshake import HandshakeServer, connect_answer
 from .loop import POLLIN, POLLOUT, Loop
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import zmq
 
-from ..channels import frames
-from ..channels.link import Established, Link
+from ..wire import frames
+from ..wire.link import Established, Link
 from .loop import POLLIN, Loop
 
 if TYPE_CHECKING:

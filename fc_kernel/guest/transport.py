@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, Union
 
 from ..errors import FcKernelError
-from ..vsock.handshake import HandshakeServer, connect_answer
+from ..wire.handshake import HandshakeServer, connect_answer
 from .loop import POLLIN, POLLOUT, Loop
 
 if TYPE_CHECKING:

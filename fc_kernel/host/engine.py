@@ -46,7 +46,7 @@ class Engine:
         self._kernels: dict[str, Any] = {}
         #: What sessions have in common, by a name of its own; on the loop.
         self.shared_things: dict[str, Any] = {}
-        #: Makes the kernels of a fork, in place of :func:`~fc_kernel.host.forks.standalone`; a server's way of having them.
+        #: Makes the kernels of a fork, in place of :func:`~fc_kernel.sessions.forks.standalone`; a server's way of having them.
         self.forker: Any = None
         self._thread = threading.Thread(target=self._run, name="fc-kernel-engine", daemon=True)
         self._thread.start()

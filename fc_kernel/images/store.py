@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..base.paths import cache_dir, data_dir
+from ..base.verified import VerifiedFiles
 from ..errors import ImageBuildError, ImageCorrupt, ImageError, ImageNotFound, SpecError
-from ..paths import cache_dir, data_dir
-from ..spec import NAME_PATTERN
-from ..verified import VerifiedFiles
+from ..settings.spec import NAME_PATTERN
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ImageManifest, sha256_of
 from .staging import REMOVED_PREFIX
 

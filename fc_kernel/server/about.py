@@ -10,15 +10,15 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from .. import __version__
-from ..config import FcKernelConfig
+from ..api.failures import without_host_paths
+from ..api.models import MAX_FORKS, Limits, Status
+from ..api.openapi import description
 from ..errors import FcKernelError, SpecError
-from ..host.select import choose_monitor
+from ..settings.config import FcKernelConfig
+from ..settings.schema import check_settings, defaults_of, limited_schema
+from ..vmm.monitors import choose_monitor
 from .base import Handler
-from .failures import without_host_paths
 from .hosting import in_thread
-from .models import MAX_FORKS, Limits, Status
-from .openapi import description
-from .settings_schema import check_settings, defaults_of, limited_schema
 
 
 class StatusHandler(Handler):
@@ -72,7 +72,7 @@ class OpenApiHandler(Handler):
 
 
 def settings_of(body: bytes) -> dict[str, Any]:
-    """Settings in a request; what is in them is for :func:`~fc_kernel.settings.parse_settings` to say."""
+    """Settings in a request; what is in them is for :func:`~fc_kernel.settings.kernel_settings.parse_settings` to say."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

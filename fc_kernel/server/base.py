@@ -12,9 +12,9 @@ from jupyter_server.base.handlers import APIHandler
 from pydantic import BaseModel
 from tornado.web import HTTPError
 
-from ..spec import parse_json
+from ..api.failures import failure_of, no_microvm, too_large, unknown_kernel, with_gateway
+from ..settings.spec import parse_json
 from .extension import Extension
-from .failures import failure_of, no_microvm, too_large, unknown_kernel, with_gateway
 from .hosting import Host, Session, Snapshot
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -6,13 +6,13 @@ import os
 from collections.abc import Coroutine
 from typing import Any, BinaryIO, TypeVar
 
-from ..config import FcKernelConfig
 from ..errors import QuotaExceeded
 from ..host.engine import Engine
-from ..host.forks import ForkInfo
-from ..host.identity import owner
-from ..host.stores import snapshot_store
+from ..machine.identity import owner
+from ..sessions.forks import ForkInfo
+from ..settings.config import FcKernelConfig
 from ..snapshots.export import export_snapshot, import_snapshot
+from ..supply.stores import snapshot_store
 from .hosting import Forker, Session, Snapshot, Store
 
 T = TypeVar("T")

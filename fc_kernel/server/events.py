@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_events import EventLogger
 
+from ..api.failures import without_host_paths
+from ..api.models import Snapshot as SnapshotModel
 from ..errors import FcKernelError
-from .answers import snapshot_answer, state_of
-from .failures import without_host_paths
 from .hosting import Session, Snapshot
-from .models import Snapshot as SnapshotModel
+from .views import snapshot_answer, state_of
 
 if TYPE_CHECKING:
     from .extension import Extension

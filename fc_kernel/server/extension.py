@@ -9,9 +9,9 @@ from jupyter_server.gateway.managers import GatewayMappingKernelManager
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.utils import url_path_join
 
-from ..config import FcKernelConfig, load_config
 from ..errors import SnapshotNotFound
-from ..kernelspec import PROVISIONER, provisioner_of
+from ..settings.config import FcKernelConfig, load_config
+from ..settings.kernelspec import PROVISIONER, provisioner_of
 from .events import Events
 from .forking import Forks
 from .hosting import Host, Session, Snapshot, in_thread

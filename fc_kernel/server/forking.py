@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from jupyter_core.utils import ensure_async
 from jupyter_server.utils import url_path_join
 
+from ..api.failures import Refusal
+from ..api.models import ForkedKernel
 from ..errors import FcKernelError, LaunchError, StateError
-from .failures import Refusal
 from .hosting import Fork, ForkWish, Session
-from .models import ForkedKernel
 
 if TYPE_CHECKING:
     from .extension import Extension

@@ -11,11 +11,11 @@ from jupyter_server.auth.decorator import authorized
 from nbformat.validator import iter_validate
 from tornado import web
 
+from ..api.models import Console, CreateSnapshot, Fork, Restore
 from ..errors import SpecError
-from .answers import kernel_answer, snapshot_answer, snapshot_answers
 from .base import Handler
 from .hosting import in_thread
-from .models import Console, CreateSnapshot, Fork, Restore
+from .views import kernel_answer, snapshot_answer, snapshot_answers
 
 #: A notebook with its outputs; the contents API takes as much.
 MAX_NOTEBOOK_BYTES = 128 << 20

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from .about import OpenApiHandler, SchemaHandler, StatusHandler
-from .kernels import (
-    ConsoleHandler,
-    ForkHandler,
-    KernelHandler,
-    KernelsHandler,
-    KernelSnapshotsHandler,
-    RestoreHandler,
-)
-from .models import (
+from ..api.models import (
     ChangeSnapshot,
     Console,
     CreateSnapshot,
@@ -26,7 +17,16 @@ from .models import (
     Snapshot,
     Status,
 )
-from .openapi import Operation, Route
+from ..api.openapi import Operation, Route
+from .about import OpenApiHandler, SchemaHandler, StatusHandler
+from .kernels import (
+    ConsoleHandler,
+    ForkHandler,
+    KernelHandler,
+    KernelsHandler,
+    KernelSnapshotsHandler,
+    RestoreHandler,
+)
 from .snapshots import SnapshotHandler, SnapshotNotebookHandler, SnapshotsHandler
 from .transfer import MEDIA_TYPE, ExportHandler, ImportHandler
 

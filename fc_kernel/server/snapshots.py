@@ -9,14 +9,14 @@ from pathlib import Path
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 
+from ..api.failures import Refusal
+from ..api.models import ChangeSnapshot, ScopeQuery
 from ..errors import SnapshotCorrupt
-from ..spec import parse
-from .answers import snapshot_answer, snapshot_answers
+from ..settings.spec import parse
 from .base import Handler
-from .failures import Refusal
 from .hosting import in_thread
 from .kernels import MAX_NOTEBOOK_BYTES
-from .models import ChangeSnapshot, ScopeQuery
+from .views import snapshot_answer, snapshot_answers
 
 
 class SnapshotsHandler(Handler):

@@ -10,12 +10,12 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 from tornado.iostream import StreamClosedError
 
+from ..api.models import ImportQuery
 from ..errors import QuotaExceeded
-from ..spec import parse
-from .answers import snapshot_answer
+from ..settings.spec import parse
 from .base import Handler
 from .hosting import Host, in_thread
-from .models import ImportQuery
+from .views import snapshot_answer
 
 #: Of a body that is refused; more than this breaks the connection.
 DRAINED_BYTES = 64 << 20

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import SnapshotCorrupt
-from ..vmm.pages import data_extents
+from ..memory.digest import CHUNK_BYTES
+from ..memory.pages import data_extents
 from . import disk
-from .digest import CHUNK_BYTES
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, MEM, Manifest
 from .snapshot import Snapshot
 

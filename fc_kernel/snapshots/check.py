@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
+from ..base.verified import VerifiedFiles
 from ..errors import SnapshotCorrupt
-from ..verified import VerifiedFiles
+from ..memory.digest import memory_digest
 from . import disk
-from .digest import memory_digest
 from .layering import check_layer
 from .manifest import LAYER_PREFIX, MEM
 from .snapshot import Snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import SnapshotIncompatible
-from ..spec import Frozen
+from ..settings.spec import Frozen
 from .manifest import Cpu, ImageRef, ManifestDraft
 
 

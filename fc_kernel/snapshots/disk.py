@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import QuotaExceeded, SnapshotCorrupt, SnapshotError
-from ..vmm.pages import copy_sparse
+from ..memory.pages import copy_sparse
 
 _BASE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 #: What a hard link fails with where a copy still works.

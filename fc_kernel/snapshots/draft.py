@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import ValidationError
 
 from ..errors import SnapshotCorrupt, SnapshotError, StateError
-from ..spec import Frozen
+from ..settings.spec import Frozen
 from ..vmm.base import SnapshotFiles
 from . import disk
 from .check import digest_of

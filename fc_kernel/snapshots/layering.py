@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..errors import SnapshotError
-from ..vmm.pages import CHUNK_BYTES, PAGE_BYTES, PageFile, PageStack, Run, changed_pages, differing, write_pages
+from ..memory.pages import CHUNK_BYTES, PAGE_BYTES, PageFile, PageStack, Run, changed_pages, differing, write_pages
 from . import disk
 from .manifest import LAYER_PREFIX, MAX_LAYERS, MEM, Part
 from .root import Root

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from ..errors import SnapshotCorrupt, SnapshotError, SnapshotIncompatible
-from ..spec import MAX_BOOT_ARGS, Frozen, VmSpec
+from ..settings.spec import MAX_BOOT_ARGS, Frozen, VmSpec
 from .naming import ID_PATTERN, is_name, is_scope
 
 MANIFEST_NAME = "manifest.json"

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from ..errors import SpecError
-from ..spec import NAME_PATTERN
+from ..settings.spec import NAME_PATTERN
 
 ID_PATTERN: Final = r"^[0-9a-f]{16}$"
 ID_BYTES = 8

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..base.verified import VerifiedFiles
 from ..errors import SnapshotCorrupt, SnapshotError
-from ..verified import VerifiedFiles
 from . import disk
 from .manifest import LAYER_NAMES, MANIFEST_NAME, MAX_MANIFEST_BYTES, MEM, Manifest
 from .naming import is_id

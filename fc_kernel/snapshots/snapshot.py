@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..spec import VmSpec
+from ..settings.spec import VmSpec
 from ..vmm.base import SnapshotFiles
 from . import disk
 from .manifest import MANIFEST_NAME, MEM, NOTEBOOK, VMSTATE, Manifest

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..base.paths import cache_dir, data_dir
+from ..base.verified import VerifiedFiles
 from ..errors import SnapshotCorrupt, SnapshotError, SnapshotExists, SnapshotInUse, SnapshotNotFound
-from ..paths import cache_dir, data_dir
-from ..verified import VerifiedFiles
 from . import disk, finding, holding
 from .check import check_parts
 from .compat import Host, check_host

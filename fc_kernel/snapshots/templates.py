@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.paths import data_dir
+from ..base.verified import VerifiedFiles
 from ..errors import SnapshotInUse, SnapshotNotFound
-from ..paths import data_dir
-from ..verified import VerifiedFiles
 from .compat import Difference, Host, differences
 from .draft import Draft, Kind
 from .holding import Hold

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import psutil
 
 from .. import guest as real_guest
+from ..base.tasks import finish
 from ..errors import (
     LaunchError,
     MonitorApiError,
@@ -28,9 +29,8 @@ from ..errors import (
     StateError,
     UnsupportedByMonitor,
 )
-from ..tier import Tier
+from ..settings.tier import Tier
 from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmExit, VmmState
-from ..vmm.finish import finish
 from ..vmm.process import MonitorProcess, ResourceLimits
 from ..vmm.process_vmm import ProcessVmm
 from .scripted_guest.faults import Faults

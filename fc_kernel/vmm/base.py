@@ -13,8 +13,8 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ..spec import NetworkInterface, VmSpec
-from ..tier import Tier
+from ..settings.spec import NetworkInterface, VmSpec
+from ..settings.tier import Tier
 
 
 class Capability(Enum):
@@ -106,7 +106,7 @@ class SnapshotLoad:
     """
 
     files: SnapshotFiles
-    #: Page files (:mod:`fc_kernel.vmm.pages`) laid over ``files.mem``, oldest first; needs ``Capability.LAYERS``.
+    #: Page files (:mod:`fc_kernel.memory.pages`) laid over ``files.mem``, oldest first; needs ``Capability.LAYERS``.
     layers: Sequence[Path] = ()
     resume: bool = True
     track_dirty_pages: bool = True

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
+
+from ..base.text import without_controls
 
 #: Enough for a boot's messages; a guest that floods its console overwrites only its own history.
 MAX_LINES = 400
 MAX_LINE_BYTES = 1024
-#: Escape sequences (CSI and OSC), control characters, line separators, and what turns text around.
-_CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-    r"|[\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
-)
 
 
 class ConsoleRing:
@@ -35,8 +31,3 @@ class ConsoleRing:
             for line in [*self._lines, bytes(self._partial)]
         )
         return [text for text in texts if text][-lines:]
-
-
-def without_controls(text: str) -> str:
-    """Text of the guest as it may be shown on a terminal: lines and tabs, and nothing that a terminal would obey."""
-    return _CONTROL.sub("", text)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import read_regular
-from ..paths import owner_is_dead, runtime_dir
+from ..base.files import read_regular
+from ..base.paths import owner_is_dead, runtime_dir
 
 JOURNAL_NAME = "journal.json"
 #: An entry has some hundred bytes; more is not ours.

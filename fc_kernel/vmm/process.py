@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, LaunchError, MonitorExited
-from ..spec import VmSpec
+from ..settings.spec import VmSpec
 from .base import VmmExit
 from .console import ConsoleRing
 from .journal import JournalEntry

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..paths import owner_is_dead, runtime_dir
+from ..base.paths import owner_is_dead, runtime_dir
 from .journal import JournalEntry, read_entry
 
 #: SIGKILL ends a process in milliseconds unless it sits in the kernel, waiting for a broken disk.

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from fc_kernel.base.paths import cache_dir
 from fc_kernel.errors import ConfigError
 from fc_kernel.images.initramfs import boot_initrd
 from fc_kernel.images.store import ImageStore
-from fc_kernel.paths import cache_dir
-from fc_kernel.spec import VmSpec
+from fc_kernel.settings.spec import VmSpec
 from fc_kernel.testing import FakeVmm
 from fc_kernel.testing.conformance import Bench, MakeVmm
 from fc_kernel.vmm.base import BootPlan, Capability

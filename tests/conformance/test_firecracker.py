@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fc_kernel.spec import VmSpec
+from fc_kernel.settings.spec import VmSpec
 from fc_kernel.testing import guest_services as services
 from fc_kernel.testing.conformance import Bench, NotPossibleHere
 from fc_kernel.testing.conformance.guest import Connection
@@ -21,7 +21,7 @@ from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.firecracker.requests import Request
 from fc_kernel.vmm.process import ResourceLimits
 
-from ..unit.test_firecracker_requests import EVERYTHING
+from ..unit.vmm.firecracker.test_requests import EVERYTHING
 from .conftest import BARE_METAL_MEM_MIB, Monitor, firecracker_params
 
 pytestmark = [pytest.mark.firecracker, pytest.mark.asyncio(loop_scope="module")]

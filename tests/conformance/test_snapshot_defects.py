@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fc_kernel.errors import FcKernelError, LaunchError, MonitorApiError
-from fc_kernel.spec import VmSpec
+from fc_kernel.settings.spec import VmSpec
 from fc_kernel.testing.conformance import CHECKS, Bench, ConformanceError
 from fc_kernel.testing.conformance import guest as guest_module
 from fc_kernel.vmm.base import SnapshotCreate, SnapshotLoad, VmmState

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fc_kernel.snapshots import archive, check, digest, disk, draft, export, holding, layering, limits, root, store
-from fc_kernel.vmm import pages
+from fc_kernel.memory import digest, pages
+from fc_kernel.snapshots import archive, check, disk, draft, export, holding, layering, limits, root, store
 
 MODULES: list[ModuleType] = [archive, check, digest, disk, draft, export, holding, layering, limits, root, store, pages]
 #: What changes something on the disk.

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from fc_kernel.host.rpc import AgentClient
+from fc_kernel.machine.agent_client import AgentClient
 from fc_kernel.testing import FakeVmm
 
 from ..scripted_kernel import scripted_environment, scripted_kernels

@@ -21,8 +21,8 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from traitlets.config import Config
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import FcKernelError
-from fc_kernel.paths import runtime_dir
 from fc_kernel.vmm.journal import list_entries
 
 from ..jupyter.conftest import DEADLINE_S, Run

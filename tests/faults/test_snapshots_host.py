@@ -131,7 +131,7 @@ async def test_a_guest_that_refuses_or_is_slow(kernel: ScriptedKernel, fault: st
 
 
 async def test_a_guest_that_does_not_freeze(kernel: ScriptedKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fc_kernel.host.checkpoint.FREEZE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("fc_kernel.machine.capture.FREEZE_TIMEOUT_S", 0.3)
     await kernel.inject("freeze:hang@1")
     cell = await kernel.client.run("%snapshot a")
     assert "did not answer" in cell.reply["evalue"]
@@ -140,7 +140,7 @@ async def test_a_guest_that_does_not_freeze(kernel: ScriptedKernel, monkeypatch:
 
 async def test_a_guest_that_does_not_thaw_is_ended(kernel: ScriptedKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that stays frozen would hang for ever; one that died says so."""
-    monkeypatch.setattr("fc_kernel.host.checkpoint.AGENT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("fc_kernel.machine.capture.AGENT_TIMEOUT_S", 0.3)
     await kernel.inject("thaw:hang")
     cell = await kernel.client.run("%snapshot a")
     assert cell.reply["ename"] == "KernelDied"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fc_kernel.host import select
+from fc_kernel.vmm import monitors
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.kvm import KvmReport
 
@@ -38,7 +38,7 @@ def data_dir(
     patch.setenv("FC_KERNEL_DATA_DIR", str(root))
     patch.setenv("FC_KERNEL_CACHE_DIR", str(root / "cache"))
     patch.setenv("JUPYTER_RUNTIME_DIR", str(root / "runtime"))
-    patch.setattr(select, "probe_kvm", lambda: KvmReport("usable", "as far as the bare-metal guest goes", None, None))
+    patch.setattr(monitors, "probe_kvm", lambda: KvmReport("usable", "as far as the bare-metal guest goes", None, None))
     yield root
     patch.undo()
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from traitlets.config import Config
 
+from fc_kernel.base.paths import RunDir, new_vm_id
 from fc_kernel.channels.endpoints import ClientEndpoints
-from fc_kernel.config import FcKernelConfig
 from fc_kernel.host.engine import Engine
-from fc_kernel.host.machine import Machine
-from fc_kernel.host.session import KernelRequest, KernelSession
-from fc_kernel.paths import RunDir, new_vm_id
-from fc_kernel.resolve import Source, resolve
+from fc_kernel.machine.machine import Machine
+from fc_kernel.sessions.session import KernelRequest, KernelSession
+from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 
 from ..conformance.conftest import BARE_METAL_MEM_MIB

@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fc_kernel.base.paths import RunDir, new_vm_id
 from fc_kernel.channels.endpoints import ClientEndpoints
 from fc_kernel.errors import AgentUnreachable
-from fc_kernel.host.dial import dial_until
 from fc_kernel.host.engine import Engine
-from fc_kernel.host.rpc import AgentClient
-from fc_kernel.host.wiring import Wiring
-from fc_kernel.paths import RunDir, new_vm_id
-from fc_kernel.spec import VmSpec
+from fc_kernel.machine.agent_client import AgentClient
+from fc_kernel.machine.dial import dial_until
+from fc_kernel.sessions.wiring import Wiring
+from fc_kernel.settings.spec import VmSpec
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, SnapshotLoad
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
-from fc_kernel.vsock.ports import CONTROL_PORT, PROTOCOL_VERSION
+from fc_kernel.wire.ports import CONTROL_PORT, PROTOCOL_VERSION
 
 from ..conformance.conftest import BARE_METAL_MEM_MIB
 from .client import DEADLINE_S, KEY, Client

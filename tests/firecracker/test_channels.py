@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fc_kernel.channels import frames
-from fc_kernel.channels.frames import HEADER
-from fc_kernel.host.dial import dial
 from fc_kernel.host.engine import Engine
+from fc_kernel.machine.dial import dial
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
-from fc_kernel.vsock.ports import CHANNEL_PORTS, CONTROL_PORT
+from fc_kernel.wire import frames
+from fc_kernel.wire.frames import HEADER
+from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT
 
 from .client import DEADLINE_S
 from .machine import Guest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from fc_kernel.vsock.ports import CONTROL_PORT, PROTOCOL_VERSION
+from fc_kernel.wire.ports import CONTROL_PORT, PROTOCOL_VERSION
 
 SOURCES = (
     *("start.S", "machine.c", "virtio.c", "devices.c", "vsock.c", "services.c"),

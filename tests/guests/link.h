@@ -1,4 +1,4 @@
-/* The guest's end of the channels' tunnels, as in fc_kernel/channels/link.py: messages that a reset of the connection does not
+/* The guest's end of the channels' tunnels, as in fc_kernel/wire/link.py: messages that a reset of the connection does not
    lose or repeat. */
 #ifndef LINK_H
 #define LINK_H

@@ -10,8 +10,8 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from fc_kernel import kernelspec
-from fc_kernel.paths import data_dir
+from fc_kernel.base.paths import data_dir
+from fc_kernel.settings import kernelspec
 
 from ..conftest import Belongings
 from ..waiting import eventually

@@ -13,7 +13,7 @@ from jupyter_client.manager import KernelManager
 from zmq.utils.monitor import recv_monitor_message
 
 from fc_kernel.host.engine import Engine
-from fc_kernel.host.session import KernelSession
+from fc_kernel.sessions.session import KernelSession
 
 from .conftest import DEADLINE_S, another_client
 

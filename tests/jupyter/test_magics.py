@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from jupyter_client.manager import KernelManager
 
-from fc_kernel.paths import data_dir
+from fc_kernel.base.paths import data_dir
 
 from .conftest import DEADLINE_S, Run
 

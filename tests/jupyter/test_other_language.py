@@ -14,10 +14,10 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from traitlets.config import Config
 
+from fc_kernel.base.paths import data_dir
 from fc_kernel.errors import StateError
 from fc_kernel.host.engine import Engine
-from fc_kernel.host.session import KernelSession
-from fc_kernel.paths import data_dir
+from fc_kernel.sessions.session import KernelSession
 
 from ..conftest import Belongings
 from ..unit.calling import call

@@ -19,7 +19,7 @@ import pytest
 import websockets
 
 from fc_kernel import server as extension
-from fc_kernel.paths import data_dir
+from fc_kernel.base.paths import data_dir
 
 from .conftest import DEADLINE_S, MONITORS
 from .server import Server

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.manager import KernelManager
 
-from fc_kernel.host.branches import Branches
+from fc_kernel.sessions.branches import Branches
 
 from ..waiting import eventually
 from .conftest import DEADLINE_S

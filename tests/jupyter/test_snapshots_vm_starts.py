@@ -11,8 +11,8 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 import fc_kernel
+from fc_kernel.base.paths import data_dir
 from fc_kernel.errors import FcKernelError
-from fc_kernel.paths import data_dir
 from fc_kernel.snapshots.store import SnapshotStore
 
 from .conftest import DEADLINE_S

@@ -223,4 +223,4 @@ def test_what_goes_into_the_guest_is_complete(run: Callable[..., str]) -> None:
 
 def test_importing_the_package_is_cheap(run: Callable[..., str]) -> None:
     loaded = set(run("python", "-c", "import sys, fc_kernel; print(*sys.modules)").split())
-    assert not loaded & {"pydantic", "traitlets", "zmq", "jupyter_client", "asyncio", "fc_kernel.spec"}
+    assert not loaded & {"pydantic", "traitlets", "zmq", "jupyter_client", "asyncio", "fc_kernel.settings.spec"}

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from fc_kernel.channels import frames
-from fc_kernel.channels.link import Link, MessageReceived
 from fc_kernel.channels.signing import Composer, Signer, split
-from fc_kernel.vsock.ports import CHANNEL_PORTS, CONTROL_PORT
+from fc_kernel.wire import frames
+from fc_kernel.wire.link import Link, MessageReceived
+from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT
 
 GREETING: dict[str, Any] = {
     "protocol": 2, "python": "3.99", "kernel_release": "rogue", "machine": "x", "vcpu_count": 1, "mem_total_mib": 64,

@@ -57,8 +57,8 @@ HARMLESS = {
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a silent guest is waited for is no part of what is tested."""
-    monkeypatch.setattr("fc_kernel.host.wiring.ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("fc_kernel.host.session.AGENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("fc_kernel.sessions.wiring.ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("fc_kernel.sessions.session.AGENT_TIMEOUT_S", 0.5)
 
 
 def only(innocent: Innocent) -> bool:

@@ -18,11 +18,11 @@ import pytest
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from traitlets.config import Config
 
-from fc_kernel.config import FcKernelConfig
 from fc_kernel.errors import SpecError
-from fc_kernel.resolve import Resolved
-from fc_kernel.sources import resolve_settings
-from fc_kernel.tier import Tier
+from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.resolve import Resolved
+from fc_kernel.settings.sources import resolve_settings
+from fc_kernel.settings.tier import Tier
 from fc_kernel.vmm.journal import list_entries
 
 from .conftest import managed

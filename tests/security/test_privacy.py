@@ -17,9 +17,9 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
+from fc_kernel.base.paths import RunDir
 from fc_kernel.errors import RunDirError
-from fc_kernel.paths import RunDir
-from fc_kernel.sources import guest_environment
+from fc_kernel.settings.sources import guest_environment
 
 from ..jupyter.conftest import Run
 from .conftest import connected, managed

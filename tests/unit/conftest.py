@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fc_kernel.environment import PREFIXES, SETTINGS
-from fc_kernel.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.settings.environment import PREFIXES, SETTINGS
 
 
 @pytest.fixture

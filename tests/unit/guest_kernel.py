@@ -12,8 +12,8 @@ from typing import Any
 
 from jupyter_client.session import Session
 
-from fc_kernel.channels.link import Link, MessageReceived
-from fc_kernel.vsock.ports import CHANNEL_PORTS, CONTROL_PORT
+from fc_kernel.wire.link import Link, MessageReceived
+from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT
 
 DEADLINE_S = 120.0
 KEY = "a first key"

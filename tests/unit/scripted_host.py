@@ -13,14 +13,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fc_kernel.channels.link import Link, MessageReceived
+from fc_kernel.base.paths import RunDir, new_vm_id
 from fc_kernel.channels.signing import DELIMITER, Composer, Signer
-from fc_kernel.host.dial import dial
-from fc_kernel.paths import RunDir, new_vm_id
-from fc_kernel.spec import VmSpec
+from fc_kernel.machine.dial import dial
+from fc_kernel.settings.spec import VmSpec
 from fc_kernel.testing import FakeVmm
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, SnapshotLoad
-from fc_kernel.vsock.ports import CHANNEL_PORTS, CONTROL_PORT
+from fc_kernel.wire.link import Link, MessageReceived
+from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT
 
 from ..waiting import until
 

@@ -24,13 +24,13 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from traitlets.config import Config
 
 from fc_kernel.errors import FcKernelError, LimitError, SnapshotNotFound
-from fc_kernel.host.forks import ForkInfo
 from fc_kernel.server.extension import Extension, load
+from fc_kernel.sessions.forks import ForkInfo
+from fc_kernel.settings.spec import SnapshotRef, VmSpec
 from fc_kernel.snapshots.limits import StoreLimits
 from fc_kernel.snapshots.manifest import Cpu, ImageRef, ManifestDraft
 from fc_kernel.snapshots.snapshot import Base, Snapshot
 from fc_kernel.snapshots.store import SnapshotStore
-from fc_kernel.spec import SnapshotRef, VmSpec
 
 TOKEN = "sesame"
 MICROVM, LOCAL = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"

@@ -15,10 +15,10 @@ import zmq
 from jupyter_client.session import Session
 
 from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
-from fc_kernel.channels.link import Link, MessageReceived
 from fc_kernel.channels.signing import DELIMITER, Signer, split
 from fc_kernel.channels.switchboard import Switchboard
-from fc_kernel.vsock.ports import CHANNEL_PORTS
+from fc_kernel.wire.link import Link, MessageReceived
+from fc_kernel.wire.ports import CHANNEL_PORTS
 
 DEADLINE_S = 30.0
 CLIENT_KEY, GUEST_KEY = b"the clients' key", b"the guest's key"

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from fc_kernel import headless
 from fc_kernel.errors import ConfigError, FcKernelError, SpecError
 from fc_kernel.headless import execute, microvm_kernel, notebook_settings, read_notebook, require_microvm
-from fc_kernel.kernelspec import DEFAULT_NAME, Profile, install
+from fc_kernel.settings.kernelspec import DEFAULT_NAME, Profile, install
 
 HOSTS_OWN = {"argv": ["python"], "display_name": "Python", "language": "python", "metadata": {}}
 

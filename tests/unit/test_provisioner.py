@@ -16,7 +16,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from traitlets.config import Config, Configurable
 
 from fc_kernel import provisioner as provisioner_module
-from fc_kernel.config import FcKernelConfig
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import (
     AgentError,
     AgentUnreachable,
@@ -28,8 +28,8 @@ from fc_kernel.errors import (
     StateError,
 )
 from fc_kernel.host.engine import Engine
-from fc_kernel.paths import runtime_dir
 from fc_kernel.provisioner import FcProvisioner
+from fc_kernel.settings.config import FcKernelConfig
 
 
 def made(*, config: dict[str, Any] | None = None, profile: dict[str, Any] | None = None) -> FcProvisioner:
@@ -259,7 +259,7 @@ def test_times() -> None:
 async def test_a_configuration_of_the_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As with ``jupyter execute``, whose manager has no configuration."""
     (tmp_path / "jupyter_fc_kernel_config.json").write_text('{"FcKernelConfig": {"mem_size_mib": 777}}')
-    monkeypatch.setattr("fc_kernel.config.jupyter_config_path", lambda: [str(tmp_path)])
+    monkeypatch.setattr("fc_kernel.settings.config.jupyter_config_path", lambda: [str(tmp_path)])
     provisioner = FcProvisioner(kernel_id="an-id", kernel_spec=KernelSpec(), parent=AsyncKernelManager())
     await provisioner.pre_launch(env={})
     assert isinstance(provisioner._config, FcKernelConfig)

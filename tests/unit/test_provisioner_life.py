@@ -14,11 +14,11 @@ import pytest
 import zmq.asyncio
 from jupyter_client.manager import AsyncKernelManager
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import KernelStartError, SpecError
 from fc_kernel.host.engine import Engine
-from fc_kernel.kernelspec import Profile, install
-from fc_kernel.paths import runtime_dir
 from fc_kernel.provisioner import FIRST_CALL_WITHIN_S, FcProvisioner
+from fc_kernel.settings.kernelspec import Profile, install
 from fc_kernel.vmm.journal import list_entries
 
 from ..waiting import until
@@ -177,7 +177,7 @@ async def test_a_start_whose_machine_dies_leaves_nothing(
         raise KernelStartError("no such luck", console=["last words"])
 
     with monkeypatch.context() as patch:
-        patch.setattr("fc_kernel.host.session.KernelSession.start", broken)
+        patch.setattr("fc_kernel.sessions.session.KernelSession.start", broken)
         with pytest.raises(KernelStartError, match="last words"):
             await manager.start_kernel()
     assert left() == []
@@ -193,7 +193,7 @@ async def test_a_failed_restart_keeps_the_endpoints(
         raise KernelStartError("no such luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fc_kernel.host.session.KernelSession.start", broken)
+        patch.setattr("fc_kernel.sessions.session.KernelSession.start", broken)
         with pytest.raises(KernelStartError):
             await manager.restart_kernel(now=True)
     await manager.start_kernel()

@@ -19,7 +19,7 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
 from . import warm
-from .companion import Companion
+from .agent_thread import Companion
 from .magics import load_ipython_extension
 from .output import GuardedOutStream, guard
 from .requests import SOCKET_VARIABLE, CellEnded

@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 
 import psutil
 
-from ...paths import RunDir, new_vm_id
-from ...spec import DriveSpec, VmSpec
+from ...base.paths import RunDir, new_vm_id
+from ...settings.spec import DriveSpec, VmSpec
 from ...vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmState
 from .check import expect
 from .guest import BOOT_DEADLINE_S, DEADLINE_S, Counters, Guest, within

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UnsupportedByMonitor
-from ...spec import DriveSpec, NetworkInterface, RateLimiter, TokenBucket, VsockSpec
+from ...settings.spec import DriveSpec, NetworkInterface, RateLimiter, TokenBucket, VsockSpec
 from ...vmm.base import Capability, SnapshotCreate, SnapshotLoad, VmmState
 from .. import guest_services as services
 from .bench import SMALL_DRIVE_BYTES, Bench, nothing_runs_in

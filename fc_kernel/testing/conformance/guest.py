@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ...vmm.base import Vmm
-from ...vsock.handshake import MAX_LINE_BYTES, connect_request
+from ...wire.handshake import MAX_LINE_BYTES, connect_request
 from .. import guest_services as services
 from .check import ConformanceError, expect
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import LaunchError, StateError
-from ...spec import DriveSpec
-from ...tier import Tier
+from ...settings.spec import DriveSpec
+from ...settings.tier import Tier
 from ...vmm.base import Capability, Vmm, VmmState
 from ...vmm.journal import read_entry, start_time
 from .bench import Bench, nothing_runs_in

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from ...errors import UnsupportedByMonitor
+from ...memory.pages import PAGE_BYTES, changed_pages, merge, pages_of_diff, write_pages
 from ...vmm.base import Capability, SnapshotFiles, SnapshotLoad, VmmState
-from ...vmm.pages import PAGE_BYTES, changed_pages, merge, pages_of_diff, write_pages
 from .bench import Bench, nothing_runs_in
 from .check import check, expect, refused
 from .guest import Counters, Guest

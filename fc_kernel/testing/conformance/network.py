@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ...errors import LaunchError
-from ...spec import NetworkInterface
+from ...settings.spec import NetworkInterface
 from ...vmm.base import Capability, SnapshotLoad, VmmState
 from .bench import Bench, nothing_runs_in
 from .check import NotPossibleHere, check, expect, refused

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import LaunchError, MonitorApiError, StateError
+from ...memory.pages import PAGE_BYTES, pages_of_diff
 from ...vmm.base import Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
-from ...vmm.pages import PAGE_BYTES, pages_of_diff
 from .. import guest_services as services
 from .bench import Bench, nothing_runs_in
 from .check import check, expect, refused

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...spec import VmSpec
+from ...settings.spec import VmSpec
 from .bench import Bench, MakeVmm
 from .check import CHECKS, ConformanceError, NotPossibleHere
 from .guest import BOOT_DEADLINE_S, DEADLINE_S

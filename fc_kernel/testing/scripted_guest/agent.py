@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...channels.frames import Buffer
 from ...guest.control import Control, RpcError
 from ...guest.loop import Loop
-from ...vsock.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
+from ...wire.frames import Buffer
+from ...wire.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 from .channel import Channel
 from .clock import Clock, Noise
 from .faults import Fault, Faults, die

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...channels.frames import Buffer
-from ...channels.link import Established, Link
 from ...errors import RemoteProtocolError
+from ...wire.frames import Buffer
+from ...wire.link import Established, Link
 
 if TYPE_CHECKING:
     from ...guest.interfaces import Stream

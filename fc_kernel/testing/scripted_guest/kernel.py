@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ...channels.frames import Buffer
 from ...channels.signing import Composer, Signer
 from ...errors import RemoteProtocolError
+from ...wire.frames import Buffer
 from .cell import FOR_EVER, Cell
 from .clock import Clock, Noise
 from .faults import Faults

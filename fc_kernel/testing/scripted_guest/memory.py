@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...files import read_regular
-from ...vmm.pages import PAGE_BYTES, PageStack
+from ...base.files import read_regular
+from ...memory.pages import PAGE_BYTES, PageStack
 
 MEM_HEADER = struct.Struct("<8sQ32s")
 MEM_MAGIC = b"FCSCRIPT"

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar
 
+from ...base.tasks import finish
 from ...errors import (
     LaunchError,
     MonitorApiError,
@@ -18,10 +19,9 @@ from ...errors import (
     StateError,
     UnsupportedByMonitor,
 )
-from ...tier import Tier
+from ...settings.tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
 from ..console import ConsoleRing
-from ..finish import finish
 from ..process import MonitorProcess, ResourceLimits
 from ..process_vmm import ProcessVmm
 from .api import FirecrackerApi

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ...base.paths import data_dir
 from ...errors import MonitorUnavailable
-from ...paths import data_dir
 from .versions import Features, features_of, parse_version
 
 PROGRAM = "firecracker"

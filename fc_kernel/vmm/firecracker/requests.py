@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UnsupportedByMonitor
-from ...spec import MIN_CID, DriveSpec, NetworkInterface, RateLimiter, TokenBucket, VmSpec
+from ...settings.spec import MIN_CID, DriveSpec, NetworkInterface, RateLimiter, TokenBucket, VmSpec
 from ..base import BootPlan, SnapshotCreate, SnapshotLoad
 from .versions import Features
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import LocalProtocolError, RemoteProtocolError
-from ...vsock import mux
+from ...wire import mux
 
 log = logging.getLogger(__name__)
 

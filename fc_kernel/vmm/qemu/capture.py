@@ -8,7 +8,7 @@ import threading
 from array import array
 from collections.abc import Sequence
 
-from ..pages import PAGE_BYTES, PageFile, copy_sparse
+from ...memory.pages import PAGE_BYTES, PageFile, copy_sparse
 from .memory import GuestMemory, Region, page_count, pieces, prefaulted
 
 #: Room for pages that the guest writes between the estimate and the pause.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UnsupportedByMonitor
-from ...spec import NetworkInterface, RateLimiter, TokenBucket
+from ...settings.spec import NetworkInterface, RateLimiter, TokenBucket
 from ..base import BootPlan
 from .program import QemuProgram
 

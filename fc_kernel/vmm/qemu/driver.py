@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from ...base.tasks import finish
 from ...errors import (
     LaunchError,
     MonitorApiError,
@@ -19,9 +20,8 @@ from ...errors import (
     StateError,
     UnsupportedByMonitor,
 )
-from ...tier import Tier
+from ...settings.tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, VmmState
-from ..finish import finish
 from ..process import LAST_WORDS_S, MonitorProcess, ResourceLimits
 from ..process_vmm import ProcessVmm
 from .bridge import MuxBridge

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import LaunchError, SnapshotCorrupt
+from ...memory.pages import PageFile
 from ..base import BootPlan, SnapshotLoad
-from ..pages import PageFile
 from .capture import Reference
 from .memory import GuestMemory
 from .vmstate import read_vmstate

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from ...errors import MonitorError
-from ..pages import PAGE_BYTES
+from ...memory.pages import PAGE_BYTES
 
 #: ``linux/fs.h`` since Linux 6.7: ``_IOWR('f', 16, struct pm_scan_arg)``, and the categories of a page.
 PAGEMAP_SCAN = 0xC0606610

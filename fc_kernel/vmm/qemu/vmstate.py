@@ -15,9 +15,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...base.files import read_regular
 from ...errors import LaunchError
-from ...files import read_regular
-from ...spec import DriveSpec, NetworkInterface, VmSpec
+from ...settings.spec import DriveSpec, NetworkInterface, VmSpec
 
 #: Magic with a version, SHA-256 of all that follows, length of the JSON.
 HEADER = struct.Struct("<8s32sI")

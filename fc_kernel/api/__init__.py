@@ -1,0 +1,1 @@
+"""What crosses the boundary: models of requests, answers and errors, and their description."""

@@ -1,0 +1,1 @@
+"""One running guest: booted or loaded, woken, saved, ended."""

@@ -1,0 +1,212 @@
+"""Taking a snapshot of a running machine: freeze, pause, save, go on; and only then write and publish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+
+from ..base.tasks import finish
+from ..errors import AgentError, FcKernelError, StateError
+from ..snapshots.draft import Draft
+from ..snapshots.holding import Hold
+from ..snapshots.manifest import KernelState, ManifestDraft
+from ..snapshots.snapshot import Base, Snapshot
+from ..vmm.base import SnapshotCreate, VmmState
+from .load import hook_errors
+from .machine import AGENT_TIMEOUT_S, Machine
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+#: Hooks of the user's, flushing, and freezing: the agent gives up by itself before we do.
+FREEZE_TIMEOUT_S = 30.0
+HOOKS_TIMEOUT_S = 20.0
+#: The agent's code for a kernel of another language that is at work: it is saved between two requests.
+KERNEL_BUSY = -32002
+#: A message id of a guest's claims.
+MAX_ID = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """What the agent says of the kernel that it froze: claims of the guest, checked for their form."""
+
+    instance: int | None = None
+    language: str | None = None
+    execution_count: int | None = None
+    cell: str | None = None
+    hook_errors: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, said: object) -> Frozen:
+        """From an answer that may be anything."""
+        told: dict[str, Any] = said if isinstance(said, dict) else {}
+        return cls(
+            instance=_count(told.get("instance")),
+            language=_text(told.get("language"), 32),
+            execution_count=_count(told.get("execution_count")),
+            cell=_text(told.get("cell"), MAX_ID),
+            hook_errors=tuple(hook_errors(said)),
+        )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 31 else None
+
+
+def _text(value: object, most: int) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= most and value.isprintable() else None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A published snapshot, and how long the kernel stood still for it."""
+
+    snapshot: Snapshot
+    stood_still_s: float
+    hook_errors: tuple[str, ...]
+
+
+def expected_bytes(machine: Machine) -> int:
+    """About what a snapshot will take: what the monitor has in memory of its own."""
+    pid = machine.vmm.pid
+    whole = (machine.vmm.plan.spec.mem_size_mib or 0) << 20
+    if pid is None or machine.origin.base is None:
+        return whole
+    with contextlib.suppress(psutil.Error):
+        memory = psutil.Process(pid).memory_info()
+        return int(min(whole, max(0, memory.rss - memory.shared)))
+    return whole
+
+
+async def take(
+    machine: Machine,
+    draft: Draft,
+    describe: Callable[[Frozen], ManifestDraft],
+    *,
+    notebook: bytes | None = None,
+    hooks: bool = True,
+    on_going_on: Callable[[], Awaitable[None]] | None = None,
+) -> Taken:
+    """Save the machine into a draft, let it go on, and publish the draft; then the machine stands on the new snapshot.
+
+    ``describe`` makes the manifest from what the agent told. The caller discards the draft when this fails: then the
+    machine runs as before. Once the capture has begun it is carried to its end, also when the caller is cancelled.
+    """
+    taken: list[tuple[Frozen, float]] = []
+    base = machine.origin.base
+    if base is not None and not base.vmstate.exists():
+        # Somebody has removed it by force: this snapshot stands by itself.
+        machine.stands_on(None)
+        base = None
+
+    async def capture() -> None:
+        taken.append(await _capture(machine, draft, "full" if base is None else "diff", hooks=hooks))
+
+    try:
+        await finish(capture())
+    finally:
+        if on_going_on is not None:
+            await on_going_on()
+    frozen, stood_still_s = taken[0]
+    try:
+        await machine.vmm.written()
+        publish = functools.partial(
+            draft.publish,
+            describe(frozen),
+            base=Base.full() if base is None else Base.diff_on(base),
+            notebook=notebook,
+        )
+        snapshot, hold = await _to_the_end(functools.partial(_published, draft, publish))
+    except BaseException:
+        # What a next diff would be on is lost with this one.
+        machine.stands_on(None)
+        raise
+    machine.stands_on(snapshot, hold)
+    return Taken(snapshot, stood_still_s, frozen.hook_errors)
+
+
+def _published(draft: Draft, publish: Callable[[], Snapshot]) -> tuple[Snapshot, Hold]:
+    """The snapshot, held from its first moment: nobody may take away what the next diff is on."""
+    return publish(), draft.keep()
+
+
+async def _to_the_end(call: Callable[[], T]) -> T:
+    """The result of a blocking call; who is cancelled waits for its end, because it goes on anyway."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
+
+
+async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) -> tuple[Frozen, float]:
+    """Freeze to thaw. Whatever happens the machine runs afterwards, or is ended: it never stays frozen."""
+    vmm = machine.vmm
+    await vmm.prepare()
+    since = time.monotonic()
+    try:
+        frozen = Frozen.of(await _freeze(machine, hooks=hooks))
+        await vmm.pause()
+        try:
+            await vmm.snapshot(SnapshotCreate(files=draft.files, kind=kind))
+        finally:
+            await _resume(machine)
+    finally:
+        await _thaw(machine)
+    return frozen, time.monotonic() - since
+
+
+async def _freeze(machine: Machine, *, hooks: bool) -> Any:
+    try:
+        return await machine.agent.call("freeze", timeout_s=FREEZE_TIMEOUT_S, hooks=hooks, within_s=HOOKS_TIMEOUT_S)
+    except AgentError as error:
+        if error.code == KERNEL_BUSY:
+            raise StateError(f"no snapshot was taken: {error}; try again when its cell has ended") from error
+        raise
+
+
+async def _resume(machine: Machine) -> None:
+    if machine.vmm.state is not VmmState.PAUSED:
+        return
+    try:
+        await machine.vmm.resume()
+    except (FcKernelError, asyncio.CancelledError):
+        log.error("VM %s does not go on after its snapshot and is ended", machine.vmm.plan.vm_id)
+        with contextlib.suppress(StateError):
+            await machine.vmm.kill()
+        raise
+    if not machine.keeps_connections:
+        await machine.connect()
+
+
+async def _thaw(machine: Machine) -> None:
+    if machine.vmm.state is not VmmState.RUNNING:
+        return
+    try:
+        await machine.agent.call("thaw", timeout_s=AGENT_TIMEOUT_S, time=time.time())
+    except FcKernelError as error:
+        log.error("VM %s stays frozen and is ended: %s", machine.vmm.plan.vm_id, error)
+        with contextlib.suppress(StateError):
+            await machine.vmm.kill()
+        raise
+
+
+def kernel_state(frozen: Frozen, key: bytes) -> KernelState:
+    """What the manifest keeps of the kernel."""
+    return KernelState(
+        instance=frozen.instance,
+        language=frozen.language,
+        execution_count=frozen.execution_count,
+        cell=frozen.cell,
+        key=key.decode(),
+    )

@@ -1,0 +1,65 @@
+"""A kernel process in a machine: the one that a snapshot brought with it, or a new one."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..settings.resolve import Resolved
+from .load import Role, Waking, wake
+from .machine import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelRequest:
+    """The kernel process to start in the guest; ``argv`` ``None`` is the guest's own ipykernel."""
+
+    resolved: Resolved
+    argv: Sequence[str] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A kernel process that runs: its number in the guest, its key, and what its hooks raised."""
+
+    instance: int
+    key: bytes
+    hook_errors: Sequence[str] = ()
+
+
+async def begin(machine: Machine, request: KernelRequest, *, generation: int, after: int) -> Begun:
+    """Wake what a loaded machine has, or start a process with a number above ``after``.
+
+    Raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.LaunchError`.
+    """
+    errors: Sequence[str] = ()
+    if machine.asleep:
+        current = machine.origin.current
+        role: Role = "started" if current is None else "fork"
+        waking = Waking(
+            role=role,
+            generation=generation,
+            name="" if current is None else current.name,
+            env=request.env,
+            cwd=request.cwd,
+        )
+        errors = await wake(machine, waking, timeout_s=request.resolved.start_timeout_s)
+        if (kernel := machine.origin.kernel) is not None:
+            machine.last_instance = kernel.instance
+            return Begun(kernel.instance, kernel.key, errors)
+    instance = max(after, machine.last_instance) + 1
+    key = secrets.token_hex(16)
+    await machine.agent.call(
+        "kernel.start",
+        timeout_s=request.resolved.start_timeout_s,
+        argv=list(request.argv) if request.argv else None,
+        env={**request.env, **machine.environment()},
+        cwd=request.cwd,
+        key=key,
+        instance=instance,
+    )
+    machine.last_instance = instance
+    return Begun(instance, key.encode(), errors)

@@ -1,0 +1,1 @@
+"""A guest's memory in files: its pages and their digests."""

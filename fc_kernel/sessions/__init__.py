@@ -1,0 +1,1 @@
+"""One kernel's life, over machines that may be replaced."""

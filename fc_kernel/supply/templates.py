@@ -1,0 +1,214 @@
+"""Templates: snapshots of freshly started kernels, made at the first start of an image and shape and restored ever after."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import json
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+
+from ..errors import FcKernelError, SnapshotError, SnapshotExists
+from ..images.initramfs import agent_digest
+from ..images.store import Image
+from ..machine import capture
+from ..machine.identity import host_for, owner
+from ..machine.machine import Machine
+from ..settings.config import FcKernelConfig
+from ..settings.resolve import Resolved
+from ..settings.spec import VmSpec
+from ..snapshots.holding import Hold
+from ..snapshots.manifest import Cpu, ManifestDraft
+from ..snapshots.snapshot import Snapshot
+from ..snapshots.templates import TemplateStore
+from ..vmm.base import Capability
+from ..vmm.monitors import Choice
+from ..wire.ports import PROTOCOL_VERSION
+from .stores import template_store
+
+log = logging.getLogger(__name__)
+
+#: The number of the kernel process in a template; a session counts on from there.
+INSTANCE = 1
+#: Raised when a template's content changes for another reason than those that its key names.
+RECIPE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The template that a start needs."""
+
+    key: str
+    #: ``None`` for a guest that is no image (the fake monitor's).
+    image: Image | None
+    choice: Choice
+    resolved: Resolved
+    #: Whether Python's kernel runs in it; for other languages only the agent does.
+    python: bool
+    imports: tuple[str, ...]
+
+    @property
+    def image_name(self) -> str:
+        """For messages."""
+        return "-" if self.image is None else self.image.name
+
+
+def why_not(resolved: Resolved, config: FcKernelConfig) -> str | None:
+    """Why a start cannot use a template; ``None`` when it can."""
+    spec = resolved.spec
+    if not config.templates:
+        return "templates are switched off (FcKernelConfig.templates)"
+    for what, given in (
+        ("drives", spec.extra_drives),
+        ("network interfaces", spec.network_interfaces),
+        ("a vsock address", spec.vsock),
+        ("a rate limit", spec.rootfs_rate_limit),
+        ("a kernel of its own", spec.kernel),
+        ("a root file system of its own", spec.rootfs),
+        ("boot arguments of its own", spec.boot_args),
+        ("a root file system that it writes to", spec.rootfs_read_only is False),
+    ):
+        if given:
+            return f"it has {what}"
+    return None
+
+
+def wanted(image: Image | None, choice: Choice, resolved: Resolved, config: FcKernelConfig, *, python: bool) -> Wanted:
+    """What a start's template has to be made of; its key names all of it."""
+    imports = tuple(config.template_imports) if python else ()
+    made_of = {
+        "recipe": RECIPE,
+        "host": host_for(choice, image).model_dump(mode="json"),
+        "agent": "" if image is None else agent_digest(image),
+        "boot_args": "" if image is None else image.boot_args,
+        "vcpu_count": resolved.spec.vcpu_count,
+        "mem_size_mib": resolved.spec.mem_size_mib,
+        "track_dirty_pages": resolved.spec.track_dirty_pages,
+        "python": python,
+        "imports": imports,
+    }
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return Wanted(key=key, image=image, choice=choice, resolved=resolved, python=python, imports=imports)
+
+
+class Templates:
+    """Finds, and makes, templates; one at a time for each key in this process, and one among all processes."""
+
+    def __init__(self, config: FcKernelConfig, store: TemplateStore | None = None) -> None:
+        self._config = config
+        self.store = store or template_store()
+        self._making: dict[str, asyncio.Lock] = {}
+
+    async def hold(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
+        """The template, checked and held; made first if there is none. ``None`` when it cannot be had: boot instead."""
+        async with self._making.setdefault(want.key, asyncio.Lock()):
+            found = await self._find(want)
+            if found is None:
+                try:
+                    await self._make(want)
+                except SnapshotExists:
+                    log.info("another process makes the template; this kernel boots")
+                    return None
+                except (FcKernelError, OSError) as error:
+                    log.warning("no template could be made, the kernel boots: %s", error)
+                    return None
+                found = await self._find(want)
+            return found
+
+    async def _find(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
+        return await asyncio.get_running_loop().run_in_executor(None, self._find_now, want)
+
+    def _find_now(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
+        try:
+            template = self.store.find(want.key)
+            if template is None:
+                return None
+            hold = self.store.hold(template)
+        except SnapshotError as error:
+            log.debug("no template can be looked for: %s", error)
+            return None
+        try:
+            self.store.check(template, host_for(want.choice, want.image))
+        except SnapshotError as error:
+            hold.close()
+            log.warning("the template of image %s is made anew: %s", want.image_name, error)
+            self.store.delete(template, force=True)
+            return None
+        except BaseException:
+            hold.close()
+            raise
+        return template, hold
+
+    async def _make(self, want: Wanted) -> None:
+        """Boot, start the kernel, save, end the VM."""
+        loop = asyncio.get_running_loop()
+        since = time.monotonic()
+        resolved, choice = want.resolved, want.choice
+        spec = resolved.spec
+        begin = functools.partial(
+            self.store.begin, want.key, owner=owner(), expected_bytes=(spec.mem_size_mib or 0) << 20
+        )
+        with await loop.run_in_executor(None, begin) as draft:
+            machine = await Machine.boot(resolved, self._config, labels={"template": want.image_name}, choice=choice)
+            try:
+                if Capability.SNAPSHOT not in machine.vmm.capabilities:
+                    raise SnapshotError(f"{machine.vmm.name} {machine.vmm.version} takes no snapshots")
+                key = await self._start_kernel(machine, want) if want.python else b""
+
+                def describe(frozen: capture.Frozen) -> ManifestDraft:
+                    state = capture.kernel_state(frozen, key)
+                    return manifest_of(machine).model_copy(update={"kernel": state, "template_key": want.key})
+
+                for stale in await loop.run_in_executor(
+                    None,
+                    self.store.others,
+                    describe(capture.Frozen(instance=INSTANCE, language="python") if want.python else capture.Frozen()),
+                ):
+                    log.info(
+                        "image %s gets a new template: %s was %s, is %s",
+                        want.image_name,
+                        stale.field,
+                        stale.have,
+                        stale.want,
+                    )
+                await capture.take(machine, draft, describe, hooks=False)
+            finally:
+                await machine.aclose()
+        await loop.run_in_executor(None, self.store.sweep)
+        log.info("the template of image %s was made in %.1f s", want.image_name, time.monotonic() - since)
+
+    async def _start_kernel(self, machine: Machine, want: Wanted) -> bytes:
+        key = secrets.token_hex(16).encode()
+        await machine.agent.call(
+            "kernel.start",
+            timeout_s=want.resolved.start_timeout_s,
+            argv=None,
+            env={"FC_KERNEL_TEMPLATE_IMPORTS": ",".join(want.imports), **machine.environment()},
+            cwd=None,
+            key=key.decode(),
+            instance=INSTANCE,
+        )
+        return key
+
+
+def manifest_of(machine: Machine) -> ManifestDraft:
+    """What the manifest of a snapshot says of the machine; the caller adds what it knows of the kernel."""
+    vmm, host = machine.vmm, machine.host
+    return ManifestDraft(
+        monitor=vmm.name,
+        monitor_version=vmm.version,
+        cpu=host.cpu or Cpu(model="", flags_sha256=""),
+        agent_protocol=host.agent_protocol or PROTOCOL_VERSION,
+        image=host.image,
+        boot_args=vmm.plan.spec.boot_args or "",
+        spec=without_paths(vmm.plan.spec),
+        vm_id=vmm.plan.vm_id,
+    )
+
+
+def without_paths(spec: VmSpec) -> VmSpec:
+    """The shape of a machine, without where its files are on this host."""
+    return spec.model_copy(update={"kernel": None, "rootfs": None, "vsock": None, "restore_from": None})

@@ -1,1 +1,0 @@
-"""Reaching the guest: the hybrid-vsock handshake, and many streams over one."""
