@@ -150,6 +150,17 @@ class ForkedKernel(Answer):
     session_id: str | None
 
 
+class ForkTicket(Answer):
+    """Leave to start one kernel from a snapshot, once."""
+
+    ticket: str = Field(description="random, and of no use a second time")
+    kernel_id: str = Field(description="the kernel that is forked")
+    snapshot_id: str
+    vm_id: str = Field(description="the VM that the snapshot was taken of")
+    name: str = Field(description="the snapshot's name")
+    scope: str = Field(description="what the names of the fork's own snapshots are unique in: its parent's")
+
+
 class Limits(Answer):
     """What the administrator allows."""
 
