@@ -23,6 +23,9 @@ class StateChanged(KernelEvent):
     message: str = Field("", description="one line for people: why the kernel is dead")
     returncode: int | None = Field(None, description="exit status of a kernel process that has ended")
     console: list[str] = Field([], description="the last lines of the guest's console, for a kernel that is dead")
+    vm_ended: bool = Field(
+        False, description="the microVM has ended by itself: nobody shut it down, and not only its kernel process ended"
+    )
 
 
 class SnapshotTaken(KernelEvent):
