@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +29,29 @@ DEADLINE_S = 20.0
 #: One engine and what it needs stays for the whole process, by design; so do libraries' own helpers.
 KEPT_DESCRIPTORS = 8
 KEPT_THREADS = ("fc-kernel-engine", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "IOPub", "Thread-", "AnyIO")
+
+
+#: How each image of the tests is built.
+IMAGES = {"default": [], "r": ["--package", "r-cran-irkernel", "--no-template"]}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--build-images``, which scripts/test gives."""
+    parser.addoption("--build-images", action="store_true", help="first build the guest images that the tests need")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the chosen tests boot; unit tests boot nothing, and need no image."""
+    if not session.config.option.build_images or session.config.option.collectonly:
+        return
+    needed = {mark.kwargs.get("image", "default") for item in session.items for mark in item.iter_markers("vm")}
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        for name in sorted(needed):
+            command = [sys.executable, "-m", "fc_kernel.cli", "image", "build", "--if-missing", "--name", name]
+            print(f"\nthe guest image {name} (built once; reused while its digests match)", flush=True)
+            if subprocess.run([*command, *IMAGES[name]], check=False).returncode != 0:
+                raise pytest.UsageError(f"the image {name} could not be built")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,10 +25,10 @@ from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.qemu.driver import QemuVmm
 from fc_kernel.vmm.qemu.program import QemuProgram, find_qemu
 
-from ..guests.build import build_guest
+from ..guests.build import BARE_METAL_MEM_MIB, build_guest
 
-#: The bare-metal guest needs 24 MiB; a Linux guest with Python somewhat more.
-BARE_METAL_MEM_MIB, LINUX_MEM_MIB = 64, 384
+#: A Linux guest with Python needs more than the bare-metal guest.
+LINUX_MEM_MIB = 384
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 
-from ..conformance.conftest import BARE_METAL_MEM_MIB
+from ..guests.build import BARE_METAL_MEM_MIB
 from .client import DEADLINE_S, KEY, Client
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.wire.ports import CONTROL_PORT, PROTOCOL_VERSION
 
-from ..conformance.conftest import BARE_METAL_MEM_MIB
+from ..guests.build import BARE_METAL_MEM_MIB
 from .client import DEADLINE_S, KEY, Client
 
 GUEST_KEY = b"a key of the guest's"

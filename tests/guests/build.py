@@ -11,6 +11,8 @@ SOURCES = (
     *("start.S", "machine.c", "virtio.c", "devices.c", "vsock.c", "services.c"),
     *("text.c", "link.c", "kernel.c", "language.c", "agent.c"),
 )
+#: The guest needs 24 MiB.
+BARE_METAL_MEM_MIB = 64
 #: No instruction that a monitor without hardware virtualisation may not emulate, and nothing from a C library.
 FLAGS = [
     *("-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static"),

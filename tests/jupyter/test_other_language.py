@@ -1,6 +1,6 @@
 """R in a microVM: a kernel that is not ours, interrupted, saved, put back and forked, and everything through its kernelspec.
 
-The image ``r`` is Debian's ``r-cran-irkernel``; scripts/test builds it.
+The image ``r`` has Debian's ``r-cran-irkernel``; ``pytest --build-images`` builds it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..unit.calling import call
 from ..waiting import eventually
 from .conftest import DEADLINE_S, Run
 
-pytestmark = pytest.mark.vm
+pytestmark = pytest.mark.vm(image="r")
 
 ARGV = "R --slave -e IRkernel::main() --args {connection_file}"
 
