@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
+from pydantic.json_schema import models_json_schema
 
 from .models import Answer, ForkedKernel, ForkTicket, Snapshot, State
 
@@ -13,6 +14,7 @@ class KernelEvent(Answer):
     """What all events have."""
 
     kernel_id: str = Field(description="the kernel; empty where none is known")
+    seq: int = Field(0, description="place in the host's stream of events")
 
 
 class StateChanged(KernelEvent):
@@ -72,7 +74,46 @@ class SnapshotDeleted(KernelEvent):
     snapshot: Snapshot
 
 
-Event = StateChanged | SnapshotTaken | SnapshotRestored | KernelForked | ForkWanted | SnapshotChanged | SnapshotDeleted
+#: What the server's subscribers see.
+PublicEvent = StateChanged | SnapshotTaken | SnapshotRestored | KernelForked | SnapshotChanged | SnapshotDeleted
+Event = PublicEvent | ForkWanted
 
 #: Reads and writes any of them as JSON.
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="action")])
+PUBLIC_EVENTS: tuple[type[KernelEvent], ...] = get_args(PublicEvent)
+
+SCHEMA_ID = "https://fc-kernel.readthedocs.io/events/v1"
+TITLE = "MicroVM kernels and their snapshots"
+
+
+def public_event_schema(definitions: str = "#/components/schemas/") -> dict[str, Any]:
+    """JSON Schema of :data:`PublicEvent`: one of the models, told apart by ``action``; ``definitions`` is where they are."""
+    references = {event.model_fields["action"].default: f"{definitions}{event.__name__}" for event in PUBLIC_EVENTS}
+    return {
+        "description": "What happened to a kernel's microVM, or to a snapshot.",
+        "oneOf": [{"$ref": reference} for reference in references.values()],
+        "discriminator": {"propertyName": "action", "mapping": references},
+    }
+
+
+def event_schema() -> dict[str, Any]:
+    """The same as jupyter_events wants it: an object whose properties are those of all events, and one of the models."""
+    models: list[tuple[type[BaseModel], Literal["serialization"]]] = [
+        (event, "serialization") for event in PUBLIC_EVENTS
+    ]
+    schemas = models_json_schema(models, ref_template="#/$defs/{model}")[1]["$defs"]
+    properties = {
+        name: value for event in PUBLIC_EVENTS for name, value in schemas[event.__name__]["properties"].items()
+    }
+    actions = [event.model_fields["action"].default for event in PUBLIC_EVENTS]
+    return {
+        "$id": SCHEMA_ID,
+        "version": "1",
+        "title": TITLE,
+        "personal-data": True,
+        **public_event_schema("#/$defs/"),
+        "type": "object",
+        "required": ["kernel_id", "action"],
+        "properties": {**properties, "action": {"enum": actions, "description": "What happened."}},
+        "$defs": schemas,
+    }

@@ -42,9 +42,9 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
-    """A body that we make."""
+    """A body that we make; every field is in it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 class CreateSnapshot(Request):

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .. import __version__
+from .events import PUBLIC_EVENTS, public_event_schema
 from .models import Failure
 
 Model = type[BaseModel]
@@ -47,7 +48,7 @@ class Route:
 
 def description(routes: Sequence[Route], *, base_url: str = "/") -> dict[str, Any]:
     """The whole description as a JSON object."""
-    models: dict[Model, None] = {Failure: None}
+    models: dict[Model, None] = {Failure: None, **dict.fromkeys(PUBLIC_EVENTS)}
     requests: dict[Model, None] = {}
     for route in routes:
         for operation in route.operations.values():
@@ -72,7 +73,8 @@ def description(routes: Sequence[Route], *, base_url: str = "/") -> dict[str, An
         "security": [{"token": []}, {"cookie": [], "xsrf": []}],
         "paths": {f"/{route.path}": _path(route) for route in routes},
         "components": {
-            "schemas": schemas["$defs"],
+            # Not of any route: what a subscriber of the server's events reads.
+            "schemas": {**schemas["$defs"], "PublicEvent": public_event_schema()},
             "securitySchemes": {
                 "token": {
                     "type": "apiKey",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_events import EventLogger
 
+from ..api.events import EVENT, SCHEMA_ID, event_schema
 from ..api.failures import without_host_paths
-from ..api.models import Snapshot as SnapshotModel
 from ..errors import FcKernelError
 from .hosting import Session, Snapshot
 from .views import snapshot_answer, state_of
@@ -19,39 +19,11 @@ from .views import snapshot_answer, state_of
 if TYPE_CHECKING:
     from .extension import Extension
 
-SCHEMA_ID = "https://fc-kernel.readthedocs.io/events/v1"
 #: jupyter_server's own, by which we learn that a kernel was started.
 KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
 ACTIONS = ("state", "snapshot", "restore", "fork", "rename", "delete")
 SHOWN_OF_A_FORK = ("kernel_id", "name", "path", "session_id")
 MAX_MESSAGE = 600
-
-
-def event_schema() -> dict[str, Any]:
-    """The schema of our events, as jupyter_events wants it."""
-    snapshot = SnapshotModel.model_json_schema()
-    return {
-        "$id": SCHEMA_ID,
-        "version": "1",
-        "title": "MicroVM kernels and their snapshots",
-        "personal-data": True,
-        "description": "What happened to a kernel's microVM, or to a snapshot.",
-        "type": "object",
-        "required": ["kernel_id", "action"],
-        "additionalProperties": False,
-        "properties": {
-            "kernel_id": {"type": "string", "description": "The kernel; empty where none is known."},
-            "action": {"enum": list(ACTIONS), "description": "What happened."},
-            "state": {"type": "string", "description": "For state: booting, running, pausing, restoring or dead."},
-            "snapshot": {**snapshot, "description": "The snapshot that was made, restored, changed or deleted."},
-            "forks": {
-                "type": "array",
-                "items": {"type": "object", "required": ["kernel_id", "name"]},
-                "description": "For fork: the new kernels, each with kernel_id, name, path and session_id.",
-            },
-            "message": {"type": "string", "description": "One line for people, where there is something to say."},
-        },
-    }
 
 
 class Events:
@@ -139,12 +111,13 @@ class Events:
         self.emit(kernel_id, action, snapshot=model.model_dump() if model else None, **more)
 
     def emit(self, kernel_id: str, action: str, *, message: object = None, **more: Any) -> None:
-        """Emit an event; what is ``None`` is left out."""
-        data: dict[str, Any] = {"kernel_id": kernel_id, "action": action}
-        data.update({name: value for name, value in more.items() if value is not None})
-        if message:
-            data["message"] = without_host_paths(str(message).partition("\n")[0])[:MAX_MESSAGE]
+        """Emit an event; what is ``None`` has its default."""
+        given = {name: value for name, value in more.items() if value is not None}
+        shown = without_host_paths(str(message or "").partition("\n")[0])[:MAX_MESSAGE]
         try:
-            self._logger.emit(schema_id=SCHEMA_ID, data=data)
+            event = EVENT.validate_python(
+                {"kernel_id": kernel_id, "action": action, **given, **({"message": shown} if shown else {})}
+            )
+            self._logger.emit(schema_id=SCHEMA_ID, data=event.model_dump(mode="json"))
         except Exception as error:  # noqa: BLE001 - a subscriber's fault is no reason to fail who made the change
             self._extension.serverapp.log.error("fc-kernel: an event was lost: %s", error)
