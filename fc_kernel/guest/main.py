@@ -9,6 +9,7 @@ In the guest ``-S`` saves the import of ``site``; the directories with pyzmq are
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -74,10 +75,10 @@ def main() -> None:
     loop = Loop()
     transport = given.get("transport", "vsock")
     service: Service
-    if given.get("service") == "conformance":
-        from fc_kernel.testing.guest_services import ConformanceServices
-
-        service = ConformanceServices(loop)
+    if given.get("service"):
+        # Something else than the agent, as MODULE:CLASS: what a monitor is tested with.
+        module, _, name = given["service"].partition(":")
+        service = getattr(importlib.import_module(module), name)(loop)
     else:
         from fc_kernel.guest.agent import Agent
 

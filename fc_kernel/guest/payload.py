@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 #: Modules of the package that run in the guest, beside all of ``guest/``.
@@ -14,16 +15,17 @@ SHARED = (
     "wire/link.py",
     "wire/mux.py",
     "wire/ports.py",
-    "testing/__init__.py",
-    "testing/guest_services.py",
 )
 HOST_ONLY = {"interfaces.py", "payload.py"}
 
 
-def guest_files() -> dict[str, bytes]:
-    """Relative path below ``/run/fc`` in the guest → content."""
+def guest_files(also: Sequence[str] = ()) -> dict[str, bytes]:
+    """Relative path below ``/run/fc`` in the guest → content.
+
+    ``also`` names further files of the package: what a test needs in a guest of its own.
+    """
     package = files("fc_kernel")
-    shipped = {f"fc_kernel/{name}": package.joinpath(name) for name in SHARED}
+    shipped = {f"fc_kernel/{name}": package.joinpath(name) for name in (*SHARED, *also)}
     for directory in ("guest", "guest/in_kernel"):
         for entry in package.joinpath(directory).iterdir():
             if entry.name.endswith(".py") and entry.name not in HOST_ONLY:

@@ -19,11 +19,8 @@ from ..settings.config import FcKernelConfig
 from ..settings.environment import environment_source
 from ..settings.resolve import Resolved, resolve
 from ..settings.tier import Tier
-from ..vmm.firecracker.driver import find_firecracker
-from ..vmm.firecracker.versions import RECOMMENDED_VERSION
 from ..vmm.kvm import KvmReport, probe_kvm
-from ..vmm.monitors import Choice, best_monitor
-from ..vmm.qemu.program import find_qemu
+from ..vmm.monitors import MONITORS, Choice, Monitor, best_monitor
 
 #: A default image takes 0.5 GiB and its build about three times as much, on the way.
 ROOMY_DISK_BYTES = 3 << 30
@@ -75,7 +72,7 @@ class Report:
 def examine(config: FcKernelConfig, *, image_needed: bool = True) -> Report:
     """Look at the whole host; takes as long as the KVM probe, and changes nothing."""
     kvm = probe_kvm()
-    checks = [_platform(), _kvm(kvm), _firecracker(config, kvm), _qemu(config)]
+    checks = [_platform(), _kvm(kvm), *(_monitor(row, config, kvm) for row in MONITORS)]
     choice = None
     try:
         # What a kernel would get that asks for nothing.
@@ -86,7 +83,7 @@ def examine(config: FcKernelConfig, *, image_needed: bool = True) -> Report:
     else:
         tier, choice = _tier(config, resolved)
         checks.append(tier)
-        if choice is None or choice.monitor != "fake":
+        if choice is None or choice.needs_image:
             checks.append(_image(resolved.image, needed=image_needed))
     checks += [_run_dir(), _user_namespaces(), _build_programs(), _disk()]
     return Report(tuple(checks), choice.monitor if choice else None, choice.tier if choice else None)
@@ -104,26 +101,18 @@ def _kvm(report: KvmReport) -> Check:
     return Check("kvm", status, f"{report.verdict}: {report.detail}", report.remedy or "")
 
 
-def _firecracker(config: FcKernelConfig, kvm: KvmReport) -> Check:
-    get_it = f"fc-kernel firecracker install   (fetches release {RECOMMENDED_VERSION} and verifies it)"
+def _monitor(row: Monitor, config: FcKernelConfig, kvm: KvmReport) -> Check:
+    runs = row.tier(kvm) is not None
     try:
-        program = find_firecracker(config.firecracker_path or None)
+        program = row.find(config)
     except ConfigError as error:
-        # Without KVM a Firecracker would be of no use, so its absence is then no fault.
-        remedy = get_it if kvm.usable else f"useful once KVM is: {get_it}"
-        return Check("firecracker", Status.WARN, str(error), remedy)
-    if not kvm.usable:
+        # Where it could not run, its absence is no fault.
+        return Check(row.name, Status.WARN, str(error), row.remedy if runs else f"useful once KVM is: {row.remedy}")
+    if not runs:
         detail = f"{program.version} ({program.path}), but it needs KVM that can run an ordinary kernel"
-        return Check("firecracker", Status.WARN, detail, "see the line on kvm; QEMU is used instead")
-    return Check("firecracker", Status.OK, f"{program.version} ({program.path})")
-
-
-def _qemu(config: FcKernelConfig) -> Check:
-    try:
-        program = find_qemu(config.qemu_path or None)
-    except ConfigError as error:
-        return Check("qemu", Status.WARN, str(error), "apt-get install qemu-system-x86")
-    return Check("qemu", Status.OK, f"{program.version} ({program.path}), microvm machine")
+        instead = next((f"; {other.title} is used instead" for other in MONITORS if other.tier(kvm)), "")
+        return Check(row.name, Status.WARN, detail, f"see the line on kvm{instead}")
+    return Check(row.name, Status.OK, f"{program.version} ({program.path}){row.remark}")
 
 
 def _tier(config: FcKernelConfig, resolved: Resolved) -> tuple[Check, Choice | None]:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -80,23 +80,24 @@ def load_order(modules_dir: Path, wanted: Iterable[str]) -> list[Path]:
 
 
 @functools.cache
-def _agent() -> bytes:
+def _agent(also: tuple[str, ...] = ()) -> bytes:
     """The archive with the agent, which is this package's own; it does not change while the process lives."""
-    return archive({f"fc/{name}": Entry(data) for name, data in guest_files().items()})
+    return archive({f"fc/{name}": Entry(data) for name, data in guest_files(also).items()})
 
 
-def agent_digest(image: Image) -> str:
+def agent_digest(image: Image, also: Sequence[str] = ()) -> str:
     """What distinguishes the first programs of a guest of this image: its initramfs and the agent."""
-    return hashlib.sha256(image.manifest.part("initrd").sha256.encode() + _agent()).hexdigest()
+    return hashlib.sha256(image.manifest.part("initrd").sha256.encode() + _agent(tuple(also))).hexdigest()
 
 
-def boot_initrd(image: Image, cache_dir: Path) -> Path:
+def boot_initrd(image: Image, cache_dir: Path, also: Sequence[str] = ()) -> Path:
     """The image's initramfs followed by an archive with the agent, in the cache under the digest of both.
 
-    The kernel unpacks one archive after the other, so the agent is always this package's own.
+    The kernel unpacks one archive after the other, so the agent is always this package's own. ``also`` is as for
+    :func:`~fc_kernel.guest.payload.guest_files`.
     """
-    agent = _agent()
-    digest = agent_digest(image)
+    agent = _agent(tuple(also))
+    digest = agent_digest(image, also)
     directory = cache_dir / "initrd"
     target = directory / f"{digest}.img"
     content = None

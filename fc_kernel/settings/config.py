@@ -12,6 +12,7 @@ from traitlets.config import Config, Configurable
 from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
 
 from ..errors import ConfigError, SpecError
+from .monitors import AUTO, CHOICES
 from .resolve import NO_NETWORK, Limits, Source
 from .spec import NAME_PATTERN, parse_spec
 from .tier import Tier
@@ -25,9 +26,7 @@ class FcKernelConfig(Configurable):
     """Defaults and limits of microVM kernels. Only the administrator's configuration files set them, never a kernelspec."""
 
     image = Unicode("default", help="Guest image of kernels that name none.").tag(config=True)
-    monitor = Enum(["auto", "firecracker", "qemu", "fake"], "auto", help="Monitor of kernels that name none.").tag(
-        config=True
-    )
+    monitor = Enum(CHOICES, AUTO, help="Monitor of kernels that name none.").tag(config=True)
     vcpu_count = Integer(1, help="vCPUs of kernels that ask for none.").tag(config=True)
     mem_size_mib = Integer(1024, help="Memory in MiB of kernels that ask for none.").tag(config=True)
     start_timeout_s = Float(120.0, help="Seconds within which a kernel must be ready.").tag(config=True)

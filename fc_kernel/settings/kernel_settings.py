@@ -6,11 +6,12 @@ One model validates them all, documents them (``fc-kernel schema``) and can driv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Strict, WithJsonSchema
 
 from ..errors import SpecError
+from .monitors import CHOICES
 from .spec import Name, VmSpec, parse
 from .tier import Tier
 
@@ -24,7 +25,10 @@ MAX_ARGV_WORDS, MAX_ARGV_WORD = 64, 4096
 #: In a kernel's command the place of its connection file, as kernelspecs have it.
 CONNECTION_FILE = "{connection_file}"
 
-Monitor = Literal["auto", "firecracker", "qemu", "fake"]
+if TYPE_CHECKING:
+    Monitor = str
+else:
+    Monitor = Literal[CHOICES]
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import LimitError, SpecError
 from .kernel_settings import KernelSettings, Monitor, parse_settings
+from .monitors import FOR_TESTS, OPEN_TO_ALL, in_words
 from .spec import NetworkInterface, VmSpec
 from .tier import Tier
 
@@ -84,8 +85,8 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
         least = max((least, settings.least_tier() or least), key=lambda tier: tier.rank)
     settings = KernelSettings(**merged)
     _check_limits(settings, said_by, limits)
-    if settings.monitor == "fake" and least is Tier.EMULATED and "minimum_tier" not in said_by:
-        # Only a trusted source can have chosen the fake, and choosing it says that no isolation is wanted.
+    if settings.monitor in FOR_TESTS and least is Tier.EMULATED and "minimum_tier" not in said_by:
+        # Only a trusted source can have chosen it, and that choice says that no isolation is wanted.
         least = Tier.NONE
     network = settings.network or NO_NETWORK
     spec = settings.spec()
@@ -116,8 +117,9 @@ def _check_source(settings: KernelSettings, source: Source, limits: Limits, leas
         if settings.restore_from is not None and settings.restore_from.network_overrides:
             overrides = settings.model_dump(mode="json")["restore_from"]["network_overrides"]
             raise LimitError("restore_from.network_overrides", overrides, NOT_HERE, source=source.name)
-    if settings.monitor == "fake":
-        raise LimitError("monitor", "fake", "auto, firecracker or qemu; the fake isolates nothing", source=source.name)
+    if (monitor := settings.monitor) in FOR_TESTS:
+        allowed = f"{in_words(OPEN_TO_ALL)}; the {monitor} isolates nothing"
+        raise LimitError("monitor", monitor, allowed, source=source.name)
     asked = settings.least_tier()
     if asked is not None and asked.rank < least.rank:
         raise LimitError("minimum_tier", str(asked), f"{least} or stronger", source=source.name)

@@ -9,6 +9,7 @@ from typing import Any
 from .config import FcKernelConfig
 from .environment import environment_source
 from .kernel_settings import json_schema
+from .monitors import OPEN_TO_ALL
 from .resolve import HOST_FIELDS, NO_NETWORK, Limits, Resolved, Source, resolve
 from .tier import Tier
 
@@ -27,7 +28,7 @@ def limited_schema(config: FcKernelConfig) -> dict[str, Any]:
         _without_overrides(schema)
     _at_most(fields, vcpu_count=limits.max_vcpu_count, mem_size_mib=limits.max_mem_size_mib)
     _at_most(fields, start_timeout_s=limits.max_start_timeout_s)
-    _choices(fields, "monitor", lambda name: name != "fake")
+    _choices(fields, "monitor", lambda name: name in OPEN_TO_ALL)
     _choices(fields, "minimum_tier", lambda name: Tier(name).rank >= limits.minimum_tier.rank)
     for name, values in _names(limits):
         for option in _options(fields[name]):

@@ -51,7 +51,7 @@ class Supply:
         return await Machine.boot(resolved, self.config, labels=labels, choice=choice)
 
     def _wanted(self, choice: Choice, resolved: Resolved, python: bool) -> Wanted:
-        image = None if choice.monitor == "fake" else _image(resolved.image)
+        image = None if not choice.needs_image else _image(resolved.image)
         return wanted(image, choice, resolved, self.config, python=python)
 
     async def prepare(self, resolved: Resolved) -> bool:

@@ -1,6 +1,6 @@
 """For tests, ours and other projects': a monitor without virtualisation, and the suite that every monitor passes.
 
-This file is shipped into the guest, so what it exports is imported only when it is asked for.
+A guest under test gets this file too, so what it exports is imported only when it is asked for.
 """
 
 from __future__ import annotations

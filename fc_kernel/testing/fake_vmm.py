@@ -33,6 +33,7 @@ from ..settings.tier import Tier
 from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmExit, VmmState
 from ..vmm.process import MonitorProcess, ResourceLimits
 from ..vmm.process_vmm import ProcessVmm
+from . import guest_services
 from .scripted_guest.faults import Faults
 from .scripted_guest.remote import Remote
 
@@ -42,6 +43,8 @@ LOOK_EVERY_S = 0.005
 STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 MAIN = Path(real_guest.__file__).parent / "main.py"
 GUESTS = ("agent", "scripted")
+#: What a guest may serve instead of its agent.
+SERVICES = {"conformance": guest_services.SERVICE}
 #: Which guest, and the faults of a scripted one (:mod:`.scripted_guest.faults`), where the caller says nothing.
 GUEST_VARIABLE, FAULTS_VARIABLE = "FC_KERNEL_FAKE_GUEST", "FC_KERNEL_FAKE_FAULTS"
 #: Of a machine whose spec says nothing.
@@ -122,7 +125,7 @@ class FakeVmm(ProcessVmm):
         if not self._scripted:
             run_dir = self.plan.run_dir
             argv = [str(MAIN), "--transport", "hybrid", "--uds", str(self.uds_path), "--run-dir", str(run_dir / "g")]
-            await self._spawn([*argv, *(["--service", self._service] if self._service else [])])
+            await self._spawn([*argv, *(["--service", SERVICES[self._service]] if self._service else [])])
             return
         spec = self.plan.spec
         shape = {

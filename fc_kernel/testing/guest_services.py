@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ..guest.interfaces import Handler, Stream
     from ..guest.loop import Loop
 
+#: How a guest is told to serve these instead of its agent (``fc.service=`` on its command line), and the files of the package
+#: that it needs for that (``boot_initrd(…, also=FILES)``).
+SERVICE = "fc_kernel.testing.guest_services:ConformanceServices"
+FILES = ("testing/__init__.py", "testing/guest_services.py")
+
 ECHO_PORT = 5000
 #: Each byte is answered with three u64: a counter that grows while the guest runs, how often its vsock device was reset,
 #: and how many bytes the sink has swallowed since the boot.

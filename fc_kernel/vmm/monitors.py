@@ -1,20 +1,66 @@
-"""Which monitor runs a kernel: the best of the host that gives at least the tier required."""
+"""Which monitor runs a kernel: the first of the table that this host can run, if it gives at least the tier required."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
 
 from ..errors import ConfigError, IsolationUnavailable, MonitorUnavailable
 from ..settings.config import FcKernelConfig
+from ..settings.monitors import AUTO, FOR_TESTS, MONITOR_NAMES
 from ..settings.resolve import Resolved
 from ..settings.tier import Tier
 from .base import BootPlan, Vmm
-from .kvm import probe_kvm
+from .firecracker.versions import RECOMMENDED_VERSION
+from .kvm import KvmReport, probe_kvm
+
+#: A distribution registers a monitor for tests under its name in this group: an object of :class:`Monitor`. Nothing here
+#: imports one before it is asked for.
+ENTRY_POINTS = "fc_kernel.monitors"
 
 MakeVmm = Callable[[BootPlan], Vmm]
+
+
+class Program(Protocol):
+    """A monitor's program that was found on this host and can be used."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    @property
+    def version(self) -> str:
+        """What it says of itself, such as ``1.16.1``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """One row of the table: how a monitor is found, what its VMs are, and how one is made."""
+
+    name: str
+    #: What it is called in a sentence.
+    title: str
+    #: Finds the program; raises :class:`~fc_kernel.errors.ConfigError` where there is none, or none that can be used.
+    find: Callable[[FcKernelConfig], Program]
+    #: Makes a VM of a plan; the last argument says whether it may use KVM.
+    make: Callable[[BootPlan, Any, bool], Vmm]
+    #: The tier to expect on usable KVM and without; ``None`` where it cannot run.
+    on_kvm: Tier = Tier.KVM
+    without_kvm: Tier | None = None
+    #: How one gets it, and what else ``fc-kernel doctor`` says of one that was found.
+    remedy: str = ""
+    remark: str = ""
+    #: Whether its guests boot from an image.
+    needs_image: bool = True
+    #: Whether it can save and load; whether a loaded VM needs more is for its driver to say.
+    snapshots: Callable[[], bool] = lambda: True
+
+    def tier(self, kvm: KvmReport) -> Tier | None:
+        """The tier to expect on this host."""
+        return self.on_kvm if kvm.usable else self.without_kvm
 
 
 @dataclass(frozen=True)
@@ -25,8 +71,71 @@ class Choice:
     tier: Tier
     make: MakeVmm
     version: str = ""
-    #: Whether it can save and load; whether a loaded VM needs more is for its driver to say.
     snapshots: bool = True
+    needs_image: bool = True
+
+
+def _find_firecracker(config: FcKernelConfig) -> Program:
+    from .firecracker.program import find_firecracker
+
+    return find_firecracker(config.firecracker_path or None)
+
+
+def _make_firecracker(plan: BootPlan, program: Any, accelerated: bool) -> Vmm:
+    from .firecracker.driver import FirecrackerVmm
+
+    return FirecrackerVmm(plan, program)
+
+
+def _find_qemu(config: FcKernelConfig) -> Program:
+    from .qemu.program import find_qemu
+
+    return find_qemu(config.qemu_path or None)
+
+
+def _make_qemu(plan: BootPlan, program: Any, accelerated: bool) -> Vmm:
+    from .qemu.driver import QemuVmm
+
+    return QemuVmm(plan, program, accelerated=accelerated)
+
+
+#: In the order of :data:`~fc_kernel.settings.monitors.MONITOR_NAMES`. Drivers are imported when they are used.
+MONITORS = (
+    Monitor(
+        name="firecracker",
+        title="Firecracker",
+        find=_find_firecracker,
+        make=_make_firecracker,
+        remedy=f"fc-kernel firecracker install   (fetches release {RECOMMENDED_VERSION} and verifies it)",
+    ),
+    Monitor(
+        name="qemu",
+        title="QEMU",
+        find=_find_qemu,
+        make=_make_qemu,
+        without_kvm=Tier.EMULATED,
+        remedy="apt-get install qemu-system-x86",
+        remark=", microvm machine",
+    ),
+)
+
+
+def monitor_named(name: str) -> Monitor:
+    """The row of that name, or what a distribution has registered for it.
+
+    Raises :class:`~fc_kernel.errors.MonitorUnavailable` when nobody has.
+    """
+    for row in MONITORS:
+        if row.name == name:
+            return row
+    if name in FOR_TESTS:
+        for registered in entry_points(group=ENTRY_POINTS, name=name):
+            row = registered.load()
+            if isinstance(row, Monitor) and row.name == name:
+                return row
+    raise MonitorUnavailable(
+        f"no installed distribution provides the monitor {name!r} (entry points of the group {ENTRY_POINTS})"
+    )
 
 
 def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
@@ -45,45 +154,31 @@ def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
 
 
 def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
-    """The monitor of that name, whatever its tier.
+    """The monitor of that name, whatever its tier; ``auto`` is the first of the table that runs here.
 
-    ``auto`` takes Firecracker on usable KVM, else QEMU on usable KVM, else QEMU's emulation, and never the fake. Raises
-    :class:`~fc_kernel.errors.MonitorUnavailable` with every reason.
+    Raises :class:`~fc_kernel.errors.MonitorUnavailable` with every reason.
     """
-    if monitor == "fake":
-        from ..testing.fake_vmm import FakeVmm
-
-        scripted = os.environ.get("FC_KERNEL_FAKE_GUEST") == "scripted"
-        return Choice("fake", Tier.NONE, FakeVmm, platform.python_version(), snapshots=scripted)
+    names = [row.name for row in MONITOR_NAMES if not row.for_tests] if monitor == AUTO else [monitor]
     reasons = []
-    kvm = probe_kvm()
-    if monitor in ("auto", "firecracker"):
-        if kvm.usable:
-            try:
-                return Choice("firecracker", Tier.KVM, *_firecracker(config))
-            except ConfigError as error:
-                reasons.append(f"firecracker: {error}")
-        else:
-            reasons.append(f"firecracker: it needs KVM, which is {kvm.verdict}: {kvm.detail}")
-    if monitor in ("auto", "qemu"):
+    for row in map(monitor_named, names):
         try:
-            tier = Tier.KVM if kvm.usable else Tier.EMULATED
-            return Choice("qemu", tier, *_qemu(config, accelerated=kvm.usable))
+            return _choice(row, config)
         except ConfigError as error:
-            reasons.append(f"qemu: {error}")
+            reasons.append(f"{row.name}: {error}")
     raise MonitorUnavailable("no monitor can run here; " + "; ".join(reasons) + "; see `fc-kernel doctor`")
 
 
-def _firecracker(config: FcKernelConfig) -> tuple[MakeVmm, str]:
-    from .firecracker.driver import FirecrackerVmm, find_firecracker
+def _choice(row: Monitor, config: FcKernelConfig) -> Choice:
+    # A fake needs no KVM, and the probe takes a moment.
+    kvm = None if row.on_kvm is row.without_kvm else probe_kvm()
+    tier = row.on_kvm if kvm is None else row.tier(kvm)
+    if tier is None:
+        assert kvm is not None  # noqa: S101 - a row that runs nowhere would have both tiers
+        raise MonitorUnavailable(f"it needs KVM, which is {kvm.verdict}: {kvm.detail}")
+    program = row.find(config)
+    accelerated = kvm is not None and kvm.usable
 
-    program = find_firecracker(config.firecracker_path or None)
-    return lambda plan: FirecrackerVmm(plan, program), program.version
+    def make(plan: BootPlan) -> Vmm:
+        return row.make(plan, program, accelerated)
 
-
-def _qemu(config: FcKernelConfig, *, accelerated: bool) -> tuple[MakeVmm, str]:
-    from .qemu.driver import QemuVmm
-    from .qemu.program import find_qemu
-
-    program = find_qemu(config.qemu_path or None)
-    return lambda plan: QemuVmm(plan, program, accelerated=accelerated), program.version
+    return Choice(row.name, tier, make, program.version, row.snapshots(), row.needs_image)

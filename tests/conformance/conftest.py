@@ -17,7 +17,7 @@ from fc_kernel.errors import ConfigError
 from fc_kernel.images.initramfs import boot_initrd
 from fc_kernel.images.store import ImageStore
 from fc_kernel.settings.spec import VmSpec
-from fc_kernel.testing import FakeVmm
+from fc_kernel.testing import FakeVmm, guest_services
 from fc_kernel.testing.conformance import Bench, MakeVmm
 from fc_kernel.vmm.base import BootPlan, Capability
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm, find_firecracker
@@ -63,11 +63,11 @@ def qemu() -> Monitor:
             rootfs_read_only=True,
             vcpu_count=1,
             mem_size_mib=LINUX_MEM_MIB,
-            boot_args=f"{image.boot_args} fc.service=conformance",
+            boot_args=f"{image.boot_args} fc.service={guest_services.SERVICE}",
             track_dirty_pages=True,
         )
         program = find_qemu()
-        return lambda plan: QemuVmm(plan, program), spec, boot_initrd(image, cache_dir())
+        return lambda plan: QemuVmm(plan, program), spec, boot_initrd(image, cache_dir(), guest_services.FILES)
 
     return Monitor("qemu", QemuVmm(_nowhere(), QemuProgram(Path("qemu"), "0")).capabilities, prepare)
 

@@ -6,7 +6,8 @@ driver's capabilities: what it says it can do works as promised, and what it can
     report = await check_vmm(lambda plan: MyVmm(plan), VmSpec(kernel=..., vcpu_count=1, mem_size_mib=256, boot_args="..."))
     print(len(report.passed), report.not_promised, report.not_possible)
 
-A guest of ours serves when ``fc.service=conformance`` is on its command line. For a test runner, each of :data:`CHECKS` runs
+A guest of ours serves it with ``fc.service=`` and :data:`~fc_kernel.testing.guest_services.SERVICE` on its command line, and
+:data:`~fc_kernel.testing.guest_services.FILES` in its initramfs. For a test runner, each of :data:`CHECKS` runs
 alone on a :class:`Bench`.
 """
 

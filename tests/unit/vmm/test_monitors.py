@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from traitlets.config import Config
 
 from fc_kernel.errors import ConfigError, IsolationUnavailable, MonitorUnavailable
 from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.kernel_settings import json_schema
+from fc_kernel.settings.monitors import CHOICES, FOR_TESTS, MONITOR_NAMES, OPEN_TO_ALL
 from fc_kernel.settings.resolve import Resolved
 from fc_kernel.settings.spec import VmSpec
 from fc_kernel.settings.tier import Tier
 from fc_kernel.testing.fake_vmm import FakeVmm
+from fc_kernel.vmm import monitors
 from fc_kernel.vmm.base import BootPlan
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.kvm import KvmReport
-from fc_kernel.vmm.monitors import best_monitor, choose_monitor
+from fc_kernel.vmm.monitors import MONITORS, best_monitor, choose_monitor, monitor_named
 from fc_kernel.vmm.qemu.driver import QemuVmm
 
 FIRECRACKER = "echo 'Firecracker v1.16.1'"
@@ -107,7 +111,33 @@ def test_the_fake_is_never_chosen_automatically(host: Host) -> None:
     for monitor in ("auto", "firecracker", "qemu"):
         with pytest.raises(MonitorUnavailable):
             best_monitor(monitor, config)
-    assert best_monitor("fake", config).make is FakeVmm
+    plan = BootPlan(vm_id="00000001", spec=VmSpec(), run_dir=host.path)
+    assert type(best_monitor("fake", config).make(plan)) is FakeVmm
+
+
+def test_one_table_in_one_order() -> None:
+    """The names that settings know, the rows here, and what a test registers."""
+    assert [row.name for row in MONITOR_NAMES if not row.for_tests] == [row.name for row in MONITORS]
+    assert sorted(FOR_TESTS) == ["fake"]
+    assert {row.name: monitor_named(row.name).name for row in MONITOR_NAMES} == {name: name for name in CHOICES[1:]}
+    schema = json_schema()["properties"]["monitor"]
+    assert schema["anyOf"][0]["enum"] == list(CHOICES) == list(FcKernelConfig.monitor.values)
+    assert OPEN_TO_ALL == ("auto", "firecracker", "qemu")
+
+
+def test_a_monitor_for_tests_that_nobody_provides(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package's tests were left out of an installation."""
+    monkeypatch.setattr(monitors, "entry_points", lambda **_: ())
+    with pytest.raises(MonitorUnavailable, match="no installed distribution provides the monitor 'fake'"):
+        best_monitor("fake", host.has(kvm=True))
+
+
+def test_a_registration_that_is_something_else_is_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("platform:python_version", "fc_kernel.vmm.monitors:MONITORS"):
+        other = EntryPoint("fake", value, monitors.ENTRY_POINTS)
+        monkeypatch.setattr(monitors, "entry_points", lambda *, _other=other, **_: (_other,))
+        with pytest.raises(MonitorUnavailable, match="'fake'"):
+            best_monitor("fake", host.has(kvm=True))
 
 
 def test_the_error_gives_every_reason(host: Host) -> None:
