@@ -156,6 +156,7 @@ async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) ->
     since = time.monotonic()
     try:
         frozen = Frozen.of(await _freeze(machine, hooks=hooks))
+        await machine.links.rest()
         await vmm.pause()
         try:
             await vmm.snapshot(SnapshotCreate(files=draft.files, kind=kind))
@@ -185,17 +186,17 @@ async def _resume(machine: Machine) -> None:
         with contextlib.suppress(StateError):
             await machine.vmm.kill()
         raise
-    if not machine.keeps_connections:
-        await machine.connect()
 
 
 async def _thaw(machine: Machine) -> None:
     if machine.vmm.state is not VmmState.RUNNING:
         return
     try:
+        async with asyncio.timeout(AGENT_TIMEOUT_S):
+            await machine.links.attach()
         await machine.agent.call("thaw", timeout_s=AGENT_TIMEOUT_S, time=time.time())
-    except FcKernelError as error:
-        log.error("VM %s stays frozen and is ended: %s", machine.vmm.plan.vm_id, error)
+    except (FcKernelError, TimeoutError) as error:
+        log.error("VM %s stays frozen and is ended: %s", machine.vmm.plan.vm_id, error or "no answer")
         with contextlib.suppress(StateError):
             await machine.vmm.kill()
         raise

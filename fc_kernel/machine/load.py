@@ -97,7 +97,7 @@ async def load(
             )
             check_tier(vmm, resolved)
             if keeps or not paused:
-                await machine.connect()
+                await machine.links.attach()
             if keeps and paused:
                 if origin.kernel is not None:
                     await rehearse(machine)
@@ -122,8 +122,7 @@ async def wake(machine: Machine, waking: Waking, *, timeout_s: float = WAKE_TIME
     async with up_within(vmm, timeout_s):
         if vmm.state is VmmState.PAUSED:
             await vmm.resume()
-        if not machine.connected:
-            await machine.connect()
+        await machine.links.attach()
         key = secrets.token_hex(16)
         parameters: dict[str, Any] = {
             "generation": waking.generation,
@@ -140,7 +139,8 @@ async def wake(machine: Machine, waking: Waking, *, timeout_s: float = WAKE_TIME
             said = await _restored(machine, parameters, timeout_s)
         except AgentUnreachable:
             # A connection that was made as the guest noticed its restore falls with those of its past. Once more is enough.
-            await machine.connect()
+            await machine.links.drop()
+            await machine.links.attach()
             said = await _restored(machine, parameters, timeout_s)
     machine.asleep = False
     # The key of a kernel that is not ours stays what it was: nothing waits in it that could run with it.

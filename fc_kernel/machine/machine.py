@@ -8,10 +8,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..base.paths import RunDir, cache_dir, new_vm_id
 from ..base.text import without_controls
@@ -23,18 +23,17 @@ from ..errors import (
     LaunchError,
     MonitorExited,
     ProtocolError,
-    StateError,
 )
 from ..settings.config import FcKernelConfig
 from ..settings.monitors import FOR_TESTS
 from ..settings.resolve import Resolved
 from ..settings.spec import VmSpec
-from ..vmm.base import BootPlan, Capability, Vmm, VmmState
+from ..vmm.base import BootPlan, Vmm, VmmState
 from ..vmm.monitors import Choice, choose_monitor
-from ..wire.ports import CONTROL_PORT, PROTOCOL_VERSION
+from ..wire.ports import PROTOCOL_VERSION
 from .agent_client import AgentClient
-from .dial import dial_until
 from .identity import host_for
+from .links import Links
 
 if TYPE_CHECKING:
     from ..images.store import Image
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from ..snapshots.holding import Hold
     from ..snapshots.snapshot import Snapshot
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: A healthy agent answers in milliseconds, also in an emulated guest; it never waits for the kernel.
@@ -115,10 +113,10 @@ class Machine:
         self.asleep = False
         #: The highest number that a kernel process in it has had.
         self.last_instance = 0
-        self._agent: AgentClient | None = None
+        self.links = Links(vmm, on_notification=self._notified, on_lost=self._lost)
         self._undo = contextlib.AsyncExitStack()
         undo.callback(self._let_go)
-        undo.push_async_callback(self._hang_up)
+        undo.push_async_callback(self.links.drop)
 
     @classmethod
     async def boot(
@@ -145,7 +143,7 @@ class Machine:
             async with up_within(vmm, resolved.start_timeout_s):
                 await vmm.start()
                 check_tier(vmm, resolved)
-                await machine.connect()
+                await machine.links.attach()
                 machine.facts = await _greet(machine.agent)
             machine.own(undo.pop_all())
             return machine
@@ -170,25 +168,8 @@ class Machine:
 
     @property
     def agent(self) -> AgentClient:
-        """The guest's agent; raises :class:`~fc_kernel.errors.StateError` while nobody has dialled it."""
-        if self._agent is None:
-            raise StateError("the guest's agent is not connected")
-        return self._agent
-
-    @property
-    def connected(self) -> bool:
-        """Whether the agent was dialled and the connection stands."""
-        return self._agent is not None and self._agent.alive
-
-    async def connect(self) -> None:
-        """Dial the agent, again if need be; the caller has the deadline, unless the monitor ends."""
-        await self._hang_up()
-        sock = await _unless_exited(self.vmm, dial_until(self.vmm.uds_path, CONTROL_PORT))
-        self._agent = AgentClient(
-            sock,
-            on_notification=self._notified,
-            on_lost=self._lost,
-        )
+        """The guest's agent; raises :class:`~fc_kernel.errors.StateError` while there is no control connection."""
+        return self.links.agent
 
     def listen(self, heard: Callable[[str, dict[str, Any]], None] | None) -> None:
         """Call ``heard(method, params)`` on the loop for what the guest tells, and told before; ``None`` keeps it again."""
@@ -207,15 +188,10 @@ class Machine:
     def _lost(self, reason: str, fatal: bool) -> None:
         self.on_agent_lost(reason, fatal)
 
-    async def _hang_up(self) -> None:
-        agent, self._agent = self._agent, None
-        if agent is not None:
-            await agent.aclose()
-
     async def aclose(self) -> None:
         """End the guest and release everything, even if it is cancelled; may be called twice."""
         try:
-            if self.vmm.state is VmmState.RUNNING and self.keeps_data and self.connected:
+            if self.vmm.state is VmmState.RUNNING and self.keeps_data and self.links.connected:
                 await self._power_off()
         finally:
             await self._undo.aclose()
@@ -245,11 +221,6 @@ class Machine:
         """Whether the guest may write to something that outlives it; its overlay does not."""
         spec = self.vmm.plan.spec
         return spec.rootfs_read_only is False or any(not drive.is_read_only for drive in spec.extra_drives or ())
-
-    @property
-    def keeps_connections(self) -> bool:
-        """Whether a pause and a snapshot leave connections as they are."""
-        return Capability.SNAPSHOT_KEEPS_CONNECTIONS in self.vmm.capabilities
 
     async def healthy(self) -> bool:
         """Whether the guest answers."""
@@ -326,23 +297,6 @@ def check_tier(vmm: Vmm, resolved: Resolved) -> None:
         raise IsolationUnavailable(
             f"the running monitor gives the tier {vmm.tier}, and at least {resolved.minimum_tier} is required"
         )
-
-
-async def _unless_exited(vmm: Vmm, waiting_for: Coroutine[Any, Any, T]) -> T:
-    """Await, but raise :class:`~fc_kernel.errors.MonitorExited` as soon as the monitor ends."""
-    task = asyncio.ensure_future(waiting_for)
-    exited = asyncio.ensure_future(vmm.wait())
-    try:
-        await asyncio.wait({task, exited}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise MonitorExited(str(exited.result()), returncode=exited.result().returncode)
-    finally:
-        for each in (task, exited):
-            if not each.done():
-                each.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await each
 
 
 async def _greet(agent: AgentClient) -> GuestFacts:

@@ -133,7 +133,7 @@ class KernelSession:
     async def _after_capture(self) -> None:
         self.standing.goes_on()
         machine = self.machine
-        if machine is not None and machine.vmm.pid is not None and not machine.keeps_connections:
+        if machine is not None and machine.vmm.pid is not None and not machine.links.outlive_a_snapshot:
             await self.attach(machine)
 
     async def restore(self, ref: str, *, same_seed: bool = False, asker: str | None = None) -> Snapshot:
@@ -244,9 +244,7 @@ class KernelSession:
         machine.last_instance = kernel.instance
         machine.listen(functools.partial(self._notified, machine))
         try:
-            await self._wiring.attach(
-                machine.vmm.uds_path, guest_key=self.guest_key, generation=generation, rollback=rollback
-            )
+            await self._wiring.attach(machine.links, guest_key=self.guest_key, generation=generation, rollback=rollback)
         except BaseException:
             # The past is gone, and what waits for it has to be told; the new machine lives, and is dialled again.
             with contextlib.suppress(FcKernelError):
@@ -264,7 +262,7 @@ class KernelSession:
 
     async def attach(self, machine: Machine) -> None:
         """Connect the channels to the machine in the present generation."""
-        await self._wiring.attach(machine.vmm.uds_path, guest_key=self.guest_key, generation=self.generation)
+        await self._wiring.attach(machine.links, guest_key=self.guest_key, generation=self.generation)
 
     def _notified(self, machine: Machine, method: str, params: dict[str, Any]) -> None:
         if machine is not self.machine or params.get("instance") != self.instance:

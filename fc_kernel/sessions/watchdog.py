@@ -77,12 +77,7 @@ class Vigil:
                     ):
                         return
                     try:
-                        if not machine.connected:
-                            async with asyncio.timeout(REDIAL_TIMEOUT_S):
-                                await machine.connect()
                         await self._session.attach(machine)
-                    except TimeoutError:
-                        pass
                     except FcKernelError as error:
                         reason = f"{reason}; {error}" if time.monotonic() > end else reason
                     else:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TypeVar
 
 from ..channels.endpoints import ClientEndpoints
 from ..channels.switchboard import Switchboard
 from ..channels.synthesized import Rollback
 from ..errors import AgentUnreachable, FcKernelError, StateError
-from ..machine.dial import dial_all
-from ..wire.ports import CHANNEL_PORTS
+from ..machine.links import Links
 
 T = TypeVar("T")
 
@@ -47,23 +45,17 @@ class Wiring:
         self._closed = False
 
     async def attach(
-        self, uds_path: Path, *, guest_key: bytes, generation: int, rollback: Rollback | None = None
+        self, links: Links, *, guest_key: bytes, generation: int, rollback: Rollback | None = None
     ) -> None:
         """Connect all channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
         self._check()
-        async with asyncio.timeout(ANSWER_TIMEOUT_S) as deadline:
-            try:
-                sockets = await dial_all(uds_path, CHANNEL_PORTS)
-            except asyncio.CancelledError:
-                if deadline.expired():
-                    raise AgentUnreachable(f"the guest took no connection within {ANSWER_TIMEOUT_S:g} s") from None
-                raise
         try:
-            self._check()
-        except StateError:
-            for sock in sockets.values():
-                sock.close()
-            raise
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await links.attach(generation)
+        except TimeoutError:
+            raise AgentUnreachable(f"the guest took no connection within {ANSWER_TIMEOUT_S:g} s") from None
+        self._check()
+        sockets = links.take_channels()
         attached = self._switchboard.attach(sockets, guest_key=guest_key, generation=generation, rollback=rollback)
         await self._answer("attach", attached)
 

@@ -15,14 +15,13 @@ from fc_kernel.base.paths import RunDir, new_vm_id
 from fc_kernel.channels.endpoints import ClientEndpoints
 from fc_kernel.errors import AgentUnreachable
 from fc_kernel.host.engine import Engine
-from fc_kernel.machine.agent_client import AgentClient
-from fc_kernel.machine.dial import dial_until
+from fc_kernel.machine.links import Links
 from fc_kernel.sessions.wiring import Wiring
 from fc_kernel.settings.spec import VmSpec
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, SnapshotLoad
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
-from fc_kernel.wire.ports import CONTROL_PORT, PROTOCOL_VERSION
+from fc_kernel.wire.ports import PROTOCOL_VERSION
 
 from ..guests.build import BARE_METAL_MEM_MIB
 from .client import DEADLINE_S, KEY, Client
@@ -47,10 +46,14 @@ class Guest:
         )
         plan = BootPlan(vm_id=self.run_dir.path.name, spec=spec, run_dir=self.run_dir.path)
         self.vmm = FirecrackerVmm(plan, program)
-        self.agent: AgentClient | None = None
+        self.notifications: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self.links = Links(
+            self.vmm,
+            on_notification=lambda method, params: self.notifications.put_nowait((method, params)),
+            on_lost=lambda *_why: None,
+        )
         self.wiring: Wiring | None = None
         self.generation = 1
-        self.notifications: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
 
     def boot(self) -> Guest:
         async def start() -> None:
@@ -73,19 +76,12 @@ class Guest:
         return self
 
     async def dial(self) -> None:
-        if self.agent is not None:
-            await self.agent.aclose()
+        await self.links.drop()
         async with asyncio.timeout(DEADLINE_S):
-            sock = await dial_until(self.vmm.uds_path, CONTROL_PORT)
-        self.agent = AgentClient(
-            sock,
-            on_notification=lambda method, params: self.notifications.put_nowait((method, params)),
-            on_lost=lambda *_why: None,
-        )
+            await self.links.attach()
 
     async def call(self, method: str, **params: Any) -> Any:
-        assert self.agent is not None
-        return await self.agent.call(method, timeout_s=DEADLINE_S, **params)
+        return await self.links.agent.call(method, timeout_s=DEADLINE_S, **params)
 
     def ask(self, method: str, **params: Any) -> Any:
         return self.engine.run_blocking(self.call(method, **params))
@@ -116,7 +112,7 @@ class Guest:
     async def attach(self) -> None:
         """Connect the channels, again if they were."""
         assert self.wiring is not None
-        await self.wiring.attach(self.vmm.uds_path, guest_key=GUEST_KEY, generation=self.generation)
+        await self.wiring.attach(self.links, guest_key=GUEST_KEY, generation=self.generation)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -158,8 +154,7 @@ class Guest:
 
     def close(self) -> None:
         async def close() -> None:
-            if self.agent is not None:
-                await self.agent.aclose()
+            await self.links.drop()
             await self.vmm.aclose()
 
         self.engine.run_blocking(close())

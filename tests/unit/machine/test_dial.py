@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,11 @@ from fc_kernel.channels.endpoints import ClientEndpoints
 from fc_kernel.errors import AgentUnreachable, RemoteProtocolError, StateError
 from fc_kernel.machine import dial as dial_module
 from fc_kernel.machine.dial import dial, dial_all, dial_until
+from fc_kernel.machine.links import Links
 from fc_kernel.sessions import wiring as wiring_module
 from fc_kernel.sessions.wiring import Wiring
-from fc_kernel.wire.ports import CHANNEL_PORTS
+from fc_kernel.vmm.base import Capability
+from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT
 
 from ...waiting import until
 
@@ -129,6 +132,24 @@ async def test_all_or_none(listener: Listener) -> None:
     await until(lambda: all(writer.is_closing() for writer in listener._writers))
 
 
+class NeverExits:
+    """As much of a monitor as dialling wants."""
+
+    def __init__(self, uds_path: Path) -> None:
+        self.uds_path = uds_path
+        self.capabilities = frozenset(Capability)
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+
+def links_to(listener: Listener) -> Links:
+    """To a guest whose agent takes the control connection, whatever becomes of the channels."""
+    listener.answers.setdefault(CONTROL_PORT, b"OK 1\n")
+    vmm: Any = NeverExits(listener.path)
+    return Links(vmm, on_notification=lambda *_: None, on_lost=lambda *_: None)
+
+
 class Losses:
     """Wiring for endpoints of its own, and what it said was lost."""
 
@@ -142,7 +163,11 @@ class Losses:
         )
 
     async def attach(self, listener: Listener) -> None:
-        await self.wiring.attach(listener.path, guest_key=b"guest", generation=1)
+        links = links_to(listener)
+        try:
+            await self.wiring.attach(links, guest_key=b"guest", generation=1)
+        finally:
+            await links.drop()
 
 
 @pytest.fixture
@@ -180,7 +205,7 @@ async def test_a_guest_that_greets_with_rubbish(losses: Losses, listener: Listen
 async def test_a_cancelled_attach_is_cancelled(losses: Losses, listener: Listener) -> None:
     listener.answers = dict.fromkeys(CHANNEL_PORTS.values(), b"")
     attaching = asyncio.ensure_future(losses.attach(listener))
-    await until(lambda: listener.asked)
+    await until(lambda: len(listener.asked) > len(CHANNEL_PORTS))
     attaching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await attaching

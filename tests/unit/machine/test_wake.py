@@ -25,10 +25,17 @@ class Agent:
         return self.said
 
 
+class Attached:
+    """Links that stand."""
+
+    async def attach(self, generation: int | None = None) -> None:
+        """There is nothing to do."""
+
+
 def asleep(agent: Agent) -> Any:
     vmm = SimpleNamespace(state=VmmState.RUNNING, plan=SimpleNamespace(vm_id="abc"), console_tail=list)
     origin = Origin("snapshot", kernel=GuestKernel(3, b"the snapshot's", 7, "cell"))
-    return SimpleNamespace(vmm=vmm, origin=origin, agent=agent, connected=True, asleep=True, environment=dict)
+    return SimpleNamespace(vmm=vmm, origin=origin, agent=agent, links=Attached(), asleep=True, environment=dict)
 
 
 @pytest.mark.parametrize(
