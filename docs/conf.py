@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 from fc_kernel import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "fc_kernel"
 author = "the fc_kernel developers"

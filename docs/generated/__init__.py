@@ -9,17 +9,17 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .commands import commands
-from .rest import events, rest
-from .settings import configuration, settings
+from .commands import command_line
+from .rest import event_stream, rest_api
+from .settings import configuration_table, settings_tables
 
 #: Name of a part → what makes its Markdown.
 PARTS: dict[str, Callable[[], str]] = {
-    "settings": settings,
-    "configuration": configuration,
-    "commands": commands,
-    "rest": rest,
-    "events": events,
+    "settings": settings_tables,
+    "configuration": configuration_table,
+    "commands": command_line,
+    "rest": rest_api,
+    "events": event_stream,
 }
 MARK = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 

@@ -12,18 +12,24 @@ from fc_kernel.cli.command import Command, CommandGroup
 from .markdown import block, code, prose, table, trait_type
 
 
-def tree(group: type[Any] = FcKernelApp, words: tuple[str, ...] = ("fc-kernel",)) -> Iterator[tuple[str, type[Any], str]]:
+def tree(
+    group: type[Any] = FcKernelApp, words: tuple[str, ...] = ("fc-kernel",)
+) -> Iterator[tuple[str, type[Any], str]]:
     """Every command and group: its words, its class, and the one line that its group says of it."""
-    for word, (command, line) in group.subcommands.items():
-        if isinstance(command, str):
-            module, _, name = command.rpartition(".")
-            command = getattr(import_module(module), name)
+    for word, (named, line) in group.subcommands.items():
+        command = _loaded(named) if isinstance(named, str) else named
         yield " ".join((*words, word)), command, line
         if issubclass(command, CommandGroup):
             yield from tree(command, (*words, word))
 
 
-def commands() -> str:
+def _loaded(name: str) -> type[Any]:
+    module, _, attribute = name.rpartition(".")
+    found: type[Any] = getattr(import_module(module), attribute)
+    return found
+
+
+def command_line() -> str:
     """A section for each command."""
     parts = []
     for words, command, line in tree():

@@ -13,7 +13,7 @@ from .markdown import code, prose, table
 from .settings import type_of
 
 
-def rest() -> str:
+def rest_api() -> str:
     """Every operation, then every model."""
     document = description(ROUTES)
     always = {str(status.value) for status in ALWAYS}
@@ -58,12 +58,14 @@ def _model(name: str, schema: dict[str, Any], *, heading: str) -> list[str]:
     return [*parts, table(["name", "value", "meaning"], rows)] if rows else parts
 
 
-def events() -> str:
+def event_stream() -> str:
     """Every event that the server tells of."""
     schema = EVENT.json_schema(mode="serialization", ref_template="#/$defs/{model}")
     names = [option["$ref"].rpartition("/")[2] for option in schema["oneOf"]]
     definitions = schema["$defs"]
     parts = [part for name in names for part in _model(name, definitions[name], heading="##")]
     parts.append("## What is in them\n")
-    parts += [part for name in definitions if name not in names for part in _model(name, definitions[name], heading="###")]
+    parts += [
+        part for name in definitions if name not in names for part in _model(name, definitions[name], heading="###")
+    ]
     return "\n".join(parts)

@@ -11,7 +11,7 @@ from fc_kernel.settings.resolve import HOST_FIELDS
 from .markdown import code, prose, table, trait_type
 
 
-def settings() -> str:
+def settings_tables() -> str:
     """All that ``metadata.fc_kernel`` may hold, and the objects in it."""
     schema = json_schema()
     parts = [_fields(schema, mark_host_fields=True)]
@@ -33,6 +33,12 @@ def _fields(schema: dict[str, Any], *, mark_host_fields: bool = False) -> str:
     return table(["name", "value", "meaning"], rows)
 
 
+#: Bounds of a number in a JSON Schema.
+BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+#: A bound that only says how the number is stored is of no interest.
+MANY = 1 << 31
+
+
 def type_of(field: dict[str, Any]) -> str:
     """What a value may be, in words."""
     options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
@@ -47,26 +53,12 @@ def _option(option: dict[str, Any]) -> str:
         return code(str(option["const"]))
     if "enum" in option:
         return ", ".join(code(str(value)) for value in option["enum"])
-    kind = str(option.get("type", "any"))
+    kind = str(option.get("format") or option.get("type", "any"))
     if kind == "array":
         return f"list of {type_of(option.get('items', {}))}"
-    if option.get("format") == "path":
-        return "path"
-    least = option.get("minimum", option.get("exclusiveMinimum"))
-    most = option.get("maximum")
-    if least is not None and most is not None:
-        return f"{kind}, {'above ' if 'exclusiveMinimum' in option else ''}{_number(least)} to {_number(most)}"
-    if least is not None:
-        return f"{kind}, at least {_number(least)}"
-    return kind
-
-
-def _number(value: float) -> str:
-    """A power of two as one, where that is easier to read."""
-    for exponent in (32, 64):
-        if value == (1 << exponent) - 1:
-            return f"2<sup>{exponent}</sup>−1"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return kind + "".join(
+        f", {word} {option[bound]:,g}" for bound, word in BOUNDS.items() if option.get(bound, MANY) < MANY
+    )
 
 
 #: What a default that depends on the host is.
@@ -77,7 +69,7 @@ COMPUTED = {
 }
 
 
-def configuration() -> str:
+def configuration_table() -> str:
     """The administrator's options."""
     rows = []
     for name, trait in sorted(FcKernelConfig.class_traits(config=True).items()):
