@@ -1,86 +1,25 @@
 /**
- * The REST API of the server extension `fc-kernel`, and its events. Nothing else in this extension talks to the server
- * about machines.
+ * A client of the REST API of the server extension `fc-kernel`. Nothing else in this extension asks the server about microVMs.
+ * The types of its answers and events are generated: see `generated.ts`.
  */
 import { URLExt } from '@jupyterlab/coreutils';
 import type { INotebookContent } from '@jupyterlab/nbformat';
 import { ServerConnection } from '@jupyterlab/services';
 import type { JSONObject, ReadonlyJSONObject } from '@lumino/coreutils';
+import type {
+  ChangeSnapshot,
+  Console,
+  CreateSnapshot,
+  Fork,
+  ForkedKernel,
+  Kernel,
+  Snapshot,
+  Status
+} from './generated';
 
 export const EVENT_SCHEMA = 'https://fc-kernel.readthedocs.io/events/v1';
 
-/** What a machine is doing. */
-export type MachineState = 'booting' | 'running' | 'pausing' | 'restoring' | 'dead';
-
-/** What isolation a machine really gives. */
-export type Tier = 'jailed' | 'kvm' | 'emulated' | 'none';
-
-/** A kernel and its machine; what is `null` is not known while there is no machine. */
-export interface IKernel {
-  readonly kernel_id: string;
-  readonly state: MachineState;
-  readonly tier: Tier | null;
-  readonly monitor: string | null;
-  readonly monitor_version: string | null;
-  readonly vcpu_count: number | null;
-  readonly mem_size_mib: number | null;
-  readonly mem_used_mib: number | null;
-  readonly uptime_s: number | null;
-  readonly generation: number;
-  readonly lineage: readonly { readonly id: string; readonly name: string }[];
-  /** The snapshot that the machine's present goes on from. */
-  readonly current: string | null;
-  readonly scope: string;
-  readonly disk_bytes: number;
-  readonly started: string | null;
-  readonly image: string | null;
-  readonly vm_id: string | null;
-  readonly network: string | null;
-}
-
-export interface ISnapshot {
-  readonly id: string;
-  readonly name: string;
-  readonly description: string;
-  readonly created: string;
-  readonly size_bytes: number;
-  readonly parent: string | null;
-  readonly scope: string;
-  readonly kernel_id: string | null;
-  readonly has_notebook: boolean;
-  readonly mem_size_mib: number;
-  readonly vcpu_count: number;
-  readonly image: string;
-  readonly monitor: string;
-  readonly in_use: boolean;
-}
-
-/** A kernel made by a fork; `path` is that of its notebook, a copy of the source's. */
-export interface IFork {
-  readonly kernel_id: string;
-  readonly name: string;
-  readonly path?: string | null;
-  readonly session_id?: string | null;
-}
-
-export interface IStatus {
-  readonly version: string;
-  readonly tier: Tier | null;
-  readonly gateway: boolean;
-}
-
-/** What happened to a machine, as the server tells all clients. */
-export interface IMachineEvent {
-  readonly kernel_id: string | null;
-  readonly action: 'state' | 'snapshot' | 'restore' | 'fork' | 'rename' | 'delete';
-  readonly state?: MachineState;
-  readonly snapshot?: ISnapshot;
-  readonly forks?: readonly IFork[];
-  /** One line for people. */
-  readonly message?: string;
-}
-
-/** The server refused, or could not. `message` is one clear line, `details` the tail of the machine's console. */
+/** The server refused a request or failed. `message` is one line to show, `details` are the last lines of the guest's console. */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -95,13 +34,13 @@ export class ApiError extends Error {
   }
 }
 
-/** Without a network there is no answer, and so no status. */
+/** The status of a request that was not answered, because there is no network, say. */
 export const NO_ANSWER = 0;
 
 export class Api {
   constructor(private readonly settings: ServerConnection.ISettings = ServerConnection.makeSettings()) {}
 
-  status(): Promise<IStatus> {
+  status(): Promise<Status> {
     return this.ask('GET', 'status');
   }
 
@@ -110,35 +49,32 @@ export class Api {
     return this.ask('GET', 'schema');
   }
 
-  /** Have the server look at settings as it would at a start; throws an {@link ApiError} with `field` where it refuses. */
+  /** Have the server check settings as it would at a start; throws an {@link ApiError} with `field` when it refuses one. */
   async check(settings: ReadonlyJSONObject): Promise<void> {
     await this.ask('POST', 'schema', settings);
   }
 
-  kernel(kernelId: string): Promise<IKernel> {
+  kernel(kernelId: string): Promise<Kernel> {
     return this.ask('GET', `kernels/${encodeURIComponent(kernelId)}`);
   }
 
-  snapshots(kernelId: string): Promise<ISnapshot[]> {
+  snapshots(kernelId: string): Promise<Snapshot[]> {
     return this.ask('GET', `kernels/${encodeURIComponent(kernelId)}/snapshots`);
   }
 
-  create(
-    kernelId: string,
-    options: { name?: string; description?: string; notebook?: INotebookContent }
-  ): Promise<ISnapshot> {
+  create(kernelId: string, options: CreateSnapshot): Promise<Snapshot> {
     return this.ask('POST', `kernels/${encodeURIComponent(kernelId)}/snapshots`, options);
   }
 
-  restore(kernelId: string, snapshotId: string): Promise<IKernel> {
+  restore(kernelId: string, snapshotId: string): Promise<Kernel> {
     return this.ask('POST', `kernels/${encodeURIComponent(kernelId)}/restore`, { snapshot: snapshotId });
   }
 
-  fork(kernelId: string, options: { snapshot?: string; path?: string; count?: number }): Promise<IFork[]> {
+  fork(kernelId: string, options: Fork): Promise<ForkedKernel[]> {
     return this.ask('POST', `kernels/${encodeURIComponent(kernelId)}/fork`, options);
   }
 
-  change(snapshotId: string, options: { name?: string; description?: string }): Promise<ISnapshot> {
+  change(snapshotId: string, options: ChangeSnapshot): Promise<Snapshot> {
     return this.ask('PATCH', `snapshots/${encodeURIComponent(snapshotId)}`, options);
   }
 
@@ -150,16 +86,16 @@ export class Api {
     return this.ask('GET', `snapshots/${encodeURIComponent(snapshotId)}/notebook`);
   }
 
-  import(scope: string, file: Blob): Promise<ISnapshot> {
+  import(scope: string, file: Blob): Promise<Snapshot> {
     return this.ask('POST', `snapshots/import?scope=${encodeURIComponent(scope)}`, file);
   }
 
   async console(kernelId: string): Promise<readonly string[]> {
-    const { lines } = await this.ask<{ lines: string[] }>('GET', `kernels/${encodeURIComponent(kernelId)}/console`);
+    const { lines } = await this.ask<Console>('GET', `kernels/${encodeURIComponent(kernelId)}/console`);
     return lines;
   }
 
-  /** Where a browser downloads a snapshot from: it may be larger than what a page should hold. */
+  /** The address from which a browser downloads a snapshot. A snapshot may be larger than what a page should hold. */
   exportUrl(snapshotId: string): string {
     const url = new URL(this.url(`snapshots/${encodeURIComponent(snapshotId)}/export`), document.baseURI);
     const xsrf = document.cookie.match('\\b_xsrf=([^;]*)\\b');
@@ -185,7 +121,7 @@ export class Api {
     try {
       response = await ServerConnection.makeRequest(this.url(path), init, this.settings);
     } catch (error) {
-      throw new ApiError(NO_ANSWER, `The Jupyter server does not answer: ${(error as Error).message}`);
+      throw new ApiError(NO_ANSWER, `The Jupyter server did not answer: ${(error as Error).message}`);
     }
     if (!response.ok) {
       throw await refusal(response);
@@ -195,18 +131,18 @@ export class Api {
 }
 
 async function refusal(response: Response): Promise<ApiError> {
-  let said: Record<string, unknown> = {};
+  let body: Record<string, unknown> = {};
   try {
-    said = await response.json();
+    body = await response.json();
   } catch {
-    // A proxy's page, say: what it means is in its status.
+    // Not our answer but a proxy's page, say. Its status tells what it means.
   }
   const text = (value: unknown): string => (typeof value === 'string' ? value : '');
   return new ApiError(
     response.status,
-    text(said.message) || `${response.status} ${response.statusText}`.trim(),
-    text(said.reason),
-    Array.isArray(said.details) ? said.details.map(String) : [],
-    text(said.field) || null
+    text(body.message) || `${response.status} ${response.statusText}`.trim(),
+    text(body.reason),
+    Array.isArray(body.details) ? body.details.map(String) : [],
+    text(body.field) || null
   );
 }

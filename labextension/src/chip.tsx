@@ -1,13 +1,13 @@
-/** The chip in a notebook's toolbar: which machine the kernel runs in, and how it is. */
+/** The chip in a notebook's toolbar: tier, size and state of the microVM in which the kernel runs. */
 import type { ISessionContext } from '@jupyterlab/apputils';
 import type { KernelSpec } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import type { IDisposable } from '@lumino/disposable';
 import * as React from 'react';
-import type { IKernel, MachineState } from './api';
+import type { Kernel } from './generated';
 import { tierMeaning, tierName } from './format';
-import type { Availability, Machine, Machines } from './model';
+import type { Availability, MicroVM, MicroVMs } from './model';
 
 /** The provisioner named by the kernel specs whose kernels run in a microVM. */
 const PROVISIONER = 'fc-provisioner';
@@ -17,7 +17,7 @@ export type ChipView =
   | { readonly kind: 'nothing' }
   | { readonly kind: 'starting' }
   | { readonly kind: 'unavailable'; readonly why: Exclude<Availability, 'ready' | 'unknown'> }
-  | { readonly kind: 'machine'; readonly kernel: IKernel };
+  | { readonly kind: 'microvm'; readonly kernel: Kernel };
 
 export interface IChipInput {
   readonly availability: Availability;
@@ -27,14 +27,14 @@ export interface IChipInput {
   readonly starting: boolean;
   /** Whether there is a kernel. */
   readonly present: boolean;
-  readonly kernel: IKernel | null;
+  readonly kernel: Kernel | null;
 }
 
-/** What to show, from what is known. */
+/** Decides what the chip shows. */
 export function chipView(input: IChipInput): ChipView {
   const { availability, promised, starting, present, kernel } = input;
   if (present && kernel) {
-    return { kind: 'machine', kernel };
+    return { kind: 'microvm', kernel };
   }
   if (!promised || availability === 'unknown') {
     return { kind: 'nothing' };
@@ -51,7 +51,7 @@ export function isMicroVM(spec: KernelSpec.ISpecModel | undefined | null): boole
   return provisioner?.provisioner_name === PROVISIONER;
 }
 
-export function stateName(state: MachineState, trans: TranslationBundle): string {
+export function stateName(state: Kernel['state'], trans: TranslationBundle): string {
   switch (state) {
     case 'booting':
       return trans.__('booting');
@@ -66,19 +66,17 @@ export function stateName(state: MachineState, trans: TranslationBundle): string
   }
 }
 
-/** Why there is nothing to see, in words. */
+/** Why microVMs are not shown, as a sentence. */
 export function explanation(why: Availability, trans: TranslationBundle): string {
   switch (why) {
     case 'gateway':
-      return trans.__(
-        'This server gets its kernels from a gateway. Their machines are the gateway’s, and cannot be seen from here.'
-      );
+      return trans.__('The kernels of this server run on a gateway. Their microVMs cannot be reached from here.');
     case 'missing':
       return trans.__(
-        'The server extension of fc-kernel is not enabled here. “jupyter server extension enable fc_kernel” and a restart of the server bring it.'
+        'The server extension fc_kernel is not enabled. Run “jupyter server extension enable fc_kernel” and restart the server.'
       );
     default:
-      return trans.__('The server does not tell about its machines. Its log says why.');
+      return trans.__('The server did not report its microVMs. See the server’s log.');
   }
 }
 
@@ -94,7 +92,12 @@ export function Chip({ view, trans, onClick }: IChipProps): JSX.Element | null {
       return null;
     case 'starting':
       return (
-        <ChipButton look="booting" label={trans.__('MicroVM: booting')} title="" onClick={onClick}>
+        <ChipButton
+          look="booting"
+          label={trans.__('MicroVM: booting')}
+          title={trans.__('The microVM is booting.')}
+          onClick={onClick}
+        >
           <span>{trans.__('MicroVM')}</span>
           <span className="fc-Chip-state">{stateName('booting', trans)}</span>
         </ChipButton>
@@ -110,24 +113,25 @@ export function Chip({ view, trans, onClick }: IChipProps): JSX.Element | null {
         </ChipButton>
       );
     }
-    case 'machine':
-      return <MachineChip kernel={view.kernel} trans={trans} onClick={onClick} />;
+    case 'microvm':
+      return <MicroVMChip kernel={view.kernel} trans={trans} onClick={onClick} />;
   }
 }
 
-function MachineChip(props: { kernel: IKernel; trans: TranslationBundle; onClick: () => void }): JSX.Element {
+function MicroVMChip(props: { kernel: Kernel; trans: TranslationBundle; onClick: () => void }): JSX.Element {
   const { kernel, trans, onClick } = props;
   const tier = tierName(kernel.tier, trans);
   const state = stateName(kernel.state, trans);
   const vcpus = kernel.vcpu_count === null ? '' : trans._n('%1 vCPU', '%1 vCPUs', kernel.vcpu_count);
   const used = kernel.mem_used_mib === null ? '?' : String(Math.round(kernel.mem_used_mib));
   const memory = kernel.mem_size_mib === null ? '' : trans.__('%1 of %2 MiB', used, kernel.mem_size_mib);
+  const known = [tier, vcpus, memory && trans.__('memory %1', memory), state].filter(Boolean);
   const isWarning = kernel.tier === 'emulated' || kernel.tier === 'none';
   return (
     <ChipButton
       look={kernel.state}
       tier={kernel.tier ?? undefined}
-      label={trans.__('MicroVM: %1, %2, memory %3, %4. Show its snapshots', tier, vcpus, memory, state)}
+      label={trans.__('MicroVM: %1. Show its snapshots', known.join(', '))}
       title={[
         tierMeaning(kernel.tier, trans),
         `${kernel.monitor ?? ''} ${kernel.monitor_version ?? ''}`.trim(),
@@ -176,7 +180,7 @@ function ChipButton({ look, tier, label, title, onClick, children }: IChipButton
 export namespace ChipWidget {
   export interface IOptions {
     readonly sessionContext: ISessionContext;
-    readonly machines: Machines;
+    readonly microvms: MicroVMs;
     readonly trans: TranslationBundle;
     readonly onClick: () => void;
   }
@@ -187,26 +191,26 @@ export class ChipWidget extends ReactWidget {
   constructor(private readonly options: ChipWidget.IOptions) {
     super();
     this.addClass('fc-Chip');
-    const { sessionContext, machines } = options;
+    const { sessionContext, microvms } = options;
     sessionContext.kernelChanged.connect(this.onKernel, this);
     sessionContext.statusChanged.connect(this.refresh, this);
-    machines.changed.connect(this.refresh, this);
+    microvms.changed.connect(this.refresh, this);
     this.onKernel();
   }
 
   /** What the chip shows now. */
   get view(): ChipView {
-    const { sessionContext, machines } = this.options;
+    const { sessionContext, microvms } = this.options;
     const kernel = sessionContext.session?.kernel;
     const name = kernel?.name ?? sessionContext.kernelPreference.name;
     const specs = sessionContext.specsManager.specs?.kernelspecs;
     const status = sessionContext.kernelDisplayStatus;
     return chipView({
-      availability: machines.availability,
+      availability: microvms.availability,
       promised: isMicroVM(name ? specs?.[name] : undefined),
       starting: status === 'starting' || status === 'restarting' || status === 'initializing',
       present: !!kernel,
-      kernel: this.machine?.kernel ?? null
+      kernel: this.microvm?.kernel ?? null
     });
   }
 
@@ -215,10 +219,10 @@ export class ChipWidget extends ReactWidget {
       return;
     }
     this.unwatch();
-    const { sessionContext, machines } = this.options;
+    const { sessionContext, microvms } = this.options;
     sessionContext.kernelChanged.disconnect(this.onKernel, this);
     sessionContext.statusChanged.disconnect(this.refresh, this);
-    machines.changed.disconnect(this.refresh, this);
+    microvms.changed.disconnect(this.refresh, this);
     super.dispose();
   }
 
@@ -232,16 +236,16 @@ export class ChipWidget extends ReactWidget {
     this.unwatch();
     const id = this.options.sessionContext.session?.kernel?.id;
     if (id) {
-      this.machine = this.options.machines.machine(id);
-      this.machine.changed.connect(this.refresh, this);
-      this.watching = this.options.machines.watch(id);
+      this.microvm = this.options.microvms.microvm(id);
+      this.microvm.changed.connect(this.refresh, this);
+      this.watching = this.options.microvms.watch(id);
     }
     this.refresh();
   }
 
   private unwatch(): void {
-    this.machine?.changed.disconnect(this.refresh, this);
-    this.machine = null;
+    this.microvm?.changed.disconnect(this.refresh, this);
+    this.microvm = null;
     this.watching?.dispose();
     this.watching = null;
   }
@@ -254,6 +258,6 @@ export class ChipWidget extends ReactWidget {
     }
   }
 
-  private machine: Machine | null = null;
+  private microvm: MicroVM | null = null;
   private watching: IDisposable | null = null;
 }

@@ -7,11 +7,11 @@ import type { INotebookTracker } from '@jupyterlab/notebook';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { CommandRegistry } from '@lumino/commands';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
-import type { ISnapshot } from './api';
+import type { Snapshot } from './generated';
 import * as dialogs from './dialogs';
-import { forkIcon, machineIcon } from './icons';
+import { forkIcon, microvmIcon } from './icons';
 import { byTime } from './lineage';
-import type { Machine } from './model';
+import type { MicroVM } from './model';
 import type { Operations } from './operations';
 import type { Timeline } from './timeline';
 import { isTimelineOn, nameOfCell } from './timeline';
@@ -39,7 +39,7 @@ export interface ICommandContext {
   readonly trans: TranslationBundle;
   /** Bring the panel to the front. */
   readonly showPanel: () => void;
-  /** The snapshots that are chosen in the panel. */
+  /** The snapshots that are selected in the panel. */
   readonly chosen: () => readonly string[];
 }
 
@@ -48,38 +48,38 @@ export function addCommands(context: ICommandContext): void {
   const { app, operations, timeline, tracker, trans, showPanel } = context;
   const { commands } = app;
   const isEnabled = (): boolean => operations.current() !== null;
-  /** The snapshots that a command is about: those it was given, else those chosen in the panel. */
-  const meant = (machine: Machine, args: ReadonlyPartialJSONObject): ISnapshot[] => {
+  /** The snapshots that a command is about: those it was given, else those selected in the panel. */
+  const meant = (microvm: MicroVM, args: ReadonlyPartialJSONObject): Snapshot[] => {
     const ids = Array.isArray(args.snapshots) ? args.snapshots : context.chosen();
-    return ids.map(id => machine.snapshot(id as string)).filter((found): found is ISnapshot => found !== undefined);
+    return ids.map(id => microvm.snapshot(id as string)).filter((found): found is Snapshot => found !== undefined);
   };
-  /** The one snapshot that a command is about; asked for where it is not clear. */
+  /** The one snapshot that a command is about; the user is asked when it is not clear. */
   const one = async (
-    machine: Machine,
+    microvm: MicroVM,
     args: ReadonlyPartialJSONObject,
     heading: string,
     accept: string
-  ): Promise<ISnapshot | null> => {
-    const found = meant(machine, args);
-    if (found.length === 1 || machine.snapshots.length === 0) {
+  ): Promise<Snapshot | null> => {
+    const found = meant(microvm, args);
+    if (found.length === 1 || microvm.snapshots.length === 0) {
       return found[0] ?? null;
     }
-    return dialogs.askForSnapshot([...machine.snapshots].sort(byTime), heading, accept, trans);
+    return dialogs.askForSnapshot([...microvm.snapshots].sort(byTime), heading, accept, trans);
   };
   const add = (
     id: string,
     label: string,
-    run: (machine: Machine, args: ReadonlyPartialJSONObject) => unknown,
+    run: (microvm: MicroVM, args: ReadonlyPartialJSONObject) => unknown,
     options: Partial<CommandRegistry.ICommandOptions> = {}
   ): void => {
     commands.addCommand(id, {
       label,
       isEnabled,
       execute: async args => {
-        const machine = operations.current();
+        const microvm = operations.current();
         // A key that is pressed twice asks once.
-        if (machine && Dialog.tracker.size === 0) {
-          await run(machine, args);
+        if (microvm && Dialog.tracker.size === 0) {
+          await run(microvm, args);
         }
       },
       ...options
@@ -88,19 +88,19 @@ export function addCommands(context: ICommandContext): void {
   const hasSnapshots = (): boolean => (operations.current()?.snapshots.length ?? 0) > 0;
 
   commands.addCommand(CommandIDs.showPanel, {
-    label: trans.__('Show Snapshots of the MicroVM'),
-    icon: machineIcon,
+    label: trans.__('Show MicroVM Snapshots'),
+    icon: microvmIcon,
     execute: showPanel
   });
-  add(CommandIDs.create, trans.__('New MicroVM Snapshot…'), machine => operations.create(machine));
-  add(CommandIDs.createNow, trans.__('New MicroVM Snapshot'), machine => operations.createNow(machine));
+  add(CommandIDs.create, trans.__('New MicroVM Snapshot…'), microvm => operations.create(microvm));
+  add(CommandIDs.createNow, trans.__('Quick MicroVM Snapshot'), microvm => operations.createNow(microvm));
   add(
     CommandIDs.restore,
     trans.__('Restore MicroVM Snapshot…'),
-    async (machine, args) => {
-      const snapshot = await one(machine, args, trans.__('Which snapshot?'), trans.__('Choose'));
+    async (microvm, args) => {
+      const snapshot = await one(microvm, args, trans.__('Choose a snapshot'), trans.__('Choose'));
       if (snapshot) {
-        await operations.restore(machine, snapshot);
+        await operations.restore(microvm, snapshot);
       }
     },
     { isEnabled: hasSnapshots }
@@ -108,16 +108,16 @@ export function addCommands(context: ICommandContext): void {
   add(
     CommandIDs.fork,
     trans.__('Fork MicroVM into a New Tab'),
-    (machine, args) => operations.fork(machine, args.now === true ? undefined : meant(machine, args)[0]),
+    (microvm, args) => operations.fork(microvm, args.now === true ? undefined : meant(microvm, args)[0]),
     { icon: forkIcon }
   );
   add(
     CommandIDs.rename,
     trans.__('Rename MicroVM Snapshot…'),
-    async (machine, args) => {
-      const snapshot = await one(machine, args, trans.__('Which snapshot?'), trans.__('Choose'));
+    async (microvm, args) => {
+      const snapshot = await one(microvm, args, trans.__('Choose a snapshot'), trans.__('Choose'));
       if (snapshot) {
-        await operations.rename(machine, snapshot);
+        await operations.rename(microvm, snapshot);
       }
     },
     { isEnabled: hasSnapshots }
@@ -125,14 +125,14 @@ export function addCommands(context: ICommandContext): void {
   add(
     CommandIDs.remove,
     trans.__('Delete MicroVM Snapshots…'),
-    async (machine, args) => {
-      let snapshots: (ISnapshot | null)[] = meant(machine, args);
+    async (microvm, args) => {
+      let snapshots: (Snapshot | null)[] = meant(microvm, args);
       if (snapshots.length === 0) {
-        snapshots = [await one(machine, args, trans.__('Which snapshot?'), trans.__('Choose'))];
+        snapshots = [await one(microvm, args, trans.__('Choose a snapshot'), trans.__('Choose'))];
       }
       await operations.delete(
-        machine,
-        snapshots.filter((snapshot): snapshot is ISnapshot => snapshot !== null)
+        microvm,
+        snapshots.filter((snapshot): snapshot is Snapshot => snapshot !== null)
       );
     },
     { isEnabled: hasSnapshots }
@@ -140,19 +140,19 @@ export function addCommands(context: ICommandContext): void {
   add(
     CommandIDs.exportOne,
     trans.__('Export MicroVM Snapshot…'),
-    async (machine, args) => {
-      const snapshot = await one(machine, args, trans.__('Which snapshot?'), trans.__('Export'));
+    async (microvm, args) => {
+      const snapshot = await one(microvm, args, trans.__('Choose a snapshot'), trans.__('Export'));
       if (snapshot) {
         operations.export(snapshot);
       }
     },
     { isEnabled: hasSnapshots }
   );
-  add(CommandIDs.importOne, trans.__('Import MicroVM Snapshot…'), machine => operations.import(machine));
-  add(CommandIDs.console, trans.__('Show Console of the MicroVM'), machine => operations.console(machine));
+  add(CommandIDs.importOne, trans.__('Import MicroVM Snapshot…'), microvm => operations.import(microvm));
+  add(CommandIDs.console, trans.__('Show MicroVM Console'), microvm => operations.console(microvm));
   add(
     CommandIDs.timeline,
-    trans.__('MicroVM Timeline: Snapshot after Each Cell'),
+    trans.__('MicroVM Timeline: Take a Snapshot after Each Cell'),
     async () => {
       const panel = tracker.currentWidget;
       if (panel) {
@@ -166,16 +166,16 @@ export function addCommands(context: ICommandContext): void {
   );
   add(
     CommandIDs.back,
-    trans.__('MicroVM: Back to before This Cell'),
-    (machine, args) => {
+    trans.__('Restore MicroVM to before This Cell'),
+    (microvm, args) => {
       const cellId = typeof args.cell === 'string' ? args.cell : tracker.activeCell?.model.id;
-      return cellId === undefined ? undefined : timeline.back(machine, cellId);
+      return cellId === undefined ? undefined : timeline.back(microvm, cellId);
     },
     {
       isEnabled: () => {
-        const machine = operations.current();
+        const microvm = operations.current();
         const cell = tracker.activeCell;
-        return !!machine && !!cell && !!timeline.marksOf(machine).get(nameOfCell(cell.model.id))?.before;
+        return !!microvm && !!cell && !!timeline.marksOf(microvm).get(nameOfCell(cell.model.id))?.before;
       }
     }
   );

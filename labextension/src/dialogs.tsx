@@ -1,11 +1,12 @@
-/** What is asked, and how errors are told. Everything in them is text, whoever wrote it. */
+/** The dialogs: questions before something is done, and errors. Whatever is put into them is shown as text, never as HTML. */
 import { Dialog, showDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import * as React from 'react';
-import type { ISnapshot } from './api';
+import type { Snapshot } from './generated';
 import { ApiError } from './api';
-import { bytes, time, title } from './format';
+import { bytes, time, timeWithZone, title } from './format';
+import { nextName } from './lineage';
 
 /** The names that the server takes. */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
@@ -16,7 +17,7 @@ export interface INaming {
   readonly description: string;
 }
 
-/** What is wrong with a name, or nothing. `taken` are the other snapshots' names. */
+/** What is wrong with a name, as a sentence; empty when nothing is. `taken` are the names of the other snapshots. */
 export function nameFault(
   name: string,
   taken: readonly string[],
@@ -24,12 +25,12 @@ export function nameFault(
   trans: TranslationBundle
 ): string {
   if (name === '') {
-    return mayBeEmpty ? '' : trans.__('A name is needed.');
+    return mayBeEmpty ? '' : trans.__('Enter a name.');
   }
   if (!NAME.test(name)) {
-    return trans.__('At most 64 letters, digits, “.”, “_” and “-”, beginning with a letter or digit.');
+    return trans.__('A name has at most 64 letters, digits, “.”, “_” and “-”, and begins with a letter or a digit.');
   }
-  return taken.includes(name) ? trans.__('There is already a snapshot of this name.') : '';
+  return taken.includes(name) ? trans.__('A snapshot with this name already exists.') : '';
 }
 
 interface INamingProps {
@@ -107,7 +108,7 @@ class NamingBody extends ReactWidget implements Dialog.IBodyWidget<INaming> {
   private fault: string;
 }
 
-/** Ask for a name and a description until they are good; `null` when nothing is wanted any more. */
+/** Ask for a name and a description until they are valid; `null` when the user cancels. */
 export async function askForName(options: {
   readonly title: string;
   readonly accept: string;
@@ -120,7 +121,7 @@ export async function askForName(options: {
   const check = (name: string): string => nameFault(name, options.taken, options.mayBeEmpty, trans);
   let { value } = options;
   for (;;) {
-    const placeholder = options.mayBeEmpty ? trans.__('the next free number') : '';
+    const placeholder = options.mayBeEmpty ? nextName(options.taken) : '';
     const result = await showDialog({
       title: options.title,
       body: new NamingBody({ value, placeholder, trans, check }),
@@ -137,10 +138,10 @@ export async function askForName(options: {
   }
 }
 
-export type RestoreChoice = 'machine' | 'machine-and-notebook';
+export type RestoreChoice = 'microvm' | 'microvm-and-notebook';
 
 interface IRestoreProps {
-  readonly snapshot: ISnapshot;
+  readonly snapshot: Snapshot;
   readonly choice: RestoreChoice;
   /** Whether the snapshot has a notebook, and there is one on the screen that it can replace. */
   readonly offersNotebook: boolean;
@@ -160,20 +161,22 @@ function RestoreQuestion({ snapshot, choice, offersNotebook, trans, onChange }: 
   );
   return (
     <>
-      <p>
+      <p title={timeWithZone(snapshot.created)}>
         {trans.__(
-          'The kernel’s machine goes back to “%1” of %2. What happened in it since then is lost: variables, files in the machine, and cells that are running or waiting. Snapshots stay.',
+          'The microVM returns to the state of “%1”, %2. Everything since then is lost: variables, files inside the microVM, and cells that run or wait. Snapshots are kept.',
           title(snapshot),
           time(snapshot.created)
         )}
       </p>
       {offersNotebook && (
-        <div role="radiogroup" aria-label={trans.__('What goes back')}>
-          {option('machine', trans.__('Machine only'), trans.__('The notebook stays as it is on the screen.'))}
+        <div role="radiogroup" aria-label={trans.__('What to restore')}>
+          {option('microvm', trans.__('MicroVM only'), trans.__('The notebook stays as it is.'))}
           {option(
-            'machine-and-notebook',
-            trans.__('Machine and notebook'),
-            trans.__('Cells and outputs become those of the snapshot too. Nothing is saved until you save.')
+            'microvm-and-notebook',
+            trans.__('MicroVM and notebook'),
+            trans.__(
+              'The snapshot’s cells and outputs replace those of the notebook. The file changes only when you save it.'
+            )
           )}
         </div>
       )}
@@ -204,25 +207,25 @@ class RestoreBody extends ReactWidget implements Dialog.IBodyWidget<RestoreChoic
     );
   }
 
-  private choice: RestoreChoice = 'machine';
+  private choice: RestoreChoice = 'microvm';
 }
 
 /** Ask whether, and what, to restore. */
 export async function askToRestore(
-  snapshot: ISnapshot,
+  snapshot: Snapshot,
   offersNotebook: boolean,
   trans: TranslationBundle
 ): Promise<RestoreChoice | null> {
   const result = await showDialog({
-    title: trans.__('Go back to “%1”?', title(snapshot)),
+    title: trans.__('Restore “%1”?', title(snapshot)),
     body: new RestoreBody({ snapshot, offersNotebook, trans }),
     buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: trans.__('Restore') })]
   });
-  return result.button.accept ? (result.value ?? 'machine') : null;
+  return result.button.accept ? (result.value ?? 'microvm') : null;
 }
 
 /** Ask whether to delete. */
-export async function askToDelete(snapshots: readonly ISnapshot[], trans: TranslationBundle): Promise<boolean> {
+export async function askToDelete(snapshots: readonly Snapshot[], trans: TranslationBundle): Promise<boolean> {
   const freed = bytes(snapshots.reduce((sum, snapshot) => sum + snapshot.size_bytes, 0));
   const result = await showDialog({
     title: trans._n('Delete %1 snapshot?', 'Delete %1 snapshots?', snapshots.length),
@@ -233,7 +236,14 @@ export async function askToDelete(snapshots: readonly ISnapshot[], trans: Transl
             <li key={snapshot.id}>{title(snapshot)}</li>
           ))}
         </ul>
-        <p>{trans.__('There is no way back to them afterwards. About %1 become free.', freed)}</p>
+        <p>
+          {trans._n(
+            'The snapshot cannot be recovered. About %2 will be freed.',
+            'The snapshots cannot be recovered. About %2 will be freed.',
+            snapshots.length,
+            freed
+          )}
+        </p>
       </div>
     ),
     buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: trans.__('Delete') })]
@@ -241,13 +251,13 @@ export async function askToDelete(snapshots: readonly ISnapshot[], trans: Transl
   return result.button.accept;
 }
 
-/** Let somebody choose one snapshot. */
+/** Ask for one of the snapshots. */
 export async function askForSnapshot(
-  snapshots: readonly ISnapshot[],
+  snapshots: readonly Snapshot[],
   heading: string,
   accept: string,
   trans: TranslationBundle
-): Promise<ISnapshot | null> {
+): Promise<Snapshot | null> {
   let chosen = snapshots[snapshots.length - 1];
   const result = await showDialog({
     title: heading,
@@ -262,7 +272,7 @@ export async function askForSnapshot(
           }}
         >
           {snapshots.map(snapshot => (
-            <option key={snapshot.id} value={snapshot.id}>
+            <option key={snapshot.id} value={snapshot.id} title={timeWithZone(snapshot.created)}>
               {`${title(snapshot)} (${time(snapshot.created)})`}
             </option>
           ))}
@@ -275,16 +285,10 @@ export async function askForSnapshot(
   return result.button.accept ? chosen : null;
 }
 
-/** Tell an error: its one line, and the end of the machine's console for who wants to know more. */
-export async function showError(
-  heading: string,
-  error: unknown,
-  trans: TranslationBundle,
-  console: readonly string[] = []
-): Promise<void> {
+/** Show an error: its one line, and the last lines of the guest's console behind “Details”. */
+export async function showError(heading: string, error: unknown, trans: TranslationBundle): Promise<void> {
   const message = error instanceof Error ? error.message : String(error);
-  const said = error instanceof ApiError ? error.details : [];
-  const details = said.length > 0 ? said : console;
+  const details = error instanceof ApiError ? error.details : [];
   await showDialog({
     title: heading,
     body: ReactWidget.create(
@@ -302,13 +306,13 @@ export async function showError(
   });
 }
 
-/** Show the end of a machine's console. */
+/** Show the last lines of a guest's console. */
 export async function showConsole(lines: readonly string[], trans: TranslationBundle): Promise<void> {
   await showDialog({
-    title: trans.__('Console of the machine'),
+    title: trans.__('MicroVM console'),
     body: ReactWidget.create(
       <div className="fc-Dialog-body fc-Error">
-        <pre tabIndex={0}>{lines.join('\n') || trans.__('It has said nothing.')}</pre>
+        <pre tabIndex={0}>{lines.join('\n') || trans.__('The console is empty.')}</pre>
       </div>
     ),
     buttons: [Dialog.okButton({ label: trans.__('Close') })]

@@ -1,6 +1,6 @@
 import { LabIcon } from '@jupyterlab/ui-components';
 import forkSvg from '../style/icons/fork.svg';
-import machineSvg from '../style/icons/machine.svg';
+import microvmSvg from '../style/icons/microvm.svg';
 
-export const machineIcon = new LabIcon({ name: 'fc-kernel:machine', svgstr: machineSvg });
+export const microvmIcon = new LabIcon({ name: 'fc-kernel:microvm', svgstr: microvmSvg });
 export const forkIcon = new LabIcon({ name: 'fc-kernel:fork', svgstr: forkSvg });

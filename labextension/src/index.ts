@@ -1,4 +1,4 @@
-/** The plugins: what Lab or Notebook 7 gives, put together with what is here. */
+/** The plugins: they connect the parts of this extension with JupyterLab or Notebook 7. */
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { ILayoutRestorer } from '@jupyterlab/application';
 import { ICommandPalette, ISessionContextDialogs, IToolbarWidgetRegistry } from '@jupyterlab/apputils';
@@ -12,8 +12,9 @@ import { Token } from '@lumino/coreutils';
 import { Api } from './api';
 import { ChipWidget } from './chip';
 import { addCommands, addToMenus, CommandIDs } from './commands';
+import { EndDialogs } from './ended';
 import { SpecTool } from './form/tool';
-import { Machines } from './model';
+import { MicroVMs } from './model';
 import { Operations } from './operations';
 import { SnapshotsPanel } from './panel/panel';
 import { PromptMarks } from './prompts';
@@ -24,16 +25,16 @@ const DOMAIN = 'fc_kernel';
 const PLUGIN_ID = 'fc-kernel:plugin';
 const MIB = 2 ** 20;
 
-const IMachines = new Token<Machines>('fc-kernel:IMachines', 'What is known of the microVMs of this server’s kernels.');
+const IMicroVMs = new Token<MicroVMs>('fc-kernel:IMicroVMs', 'The microVMs of this server’s kernels.');
 
-const machines: JupyterFrontEndPlugin<Machines> = {
-  id: 'fc-kernel:machines',
-  description: 'Knows the microVMs of this server’s kernels.',
+const microvms: JupyterFrontEndPlugin<MicroVMs> = {
+  id: 'fc-kernel:microvms',
+  description: 'Keeps track of the microVMs of this server’s kernels.',
   autoStart: true,
-  provides: IMachines,
-  activate: (app: JupyterFrontEnd): Machines => {
+  provides: IMicroVMs,
+  activate: (app: JupyterFrontEnd): MicroVMs => {
     const { serverSettings, events } = app.serviceManager;
-    const known = new Machines(new Api(serverSettings), events);
+    const known = new MicroVMs(new Api(serverSettings), events);
     void known.look();
     return known;
   }
@@ -43,11 +44,11 @@ const chip: JupyterFrontEndPlugin<void> = {
   id: 'fc-kernel:chip',
   description: 'Shows the microVM of a notebook’s kernel in its toolbar.',
   autoStart: true,
-  requires: [IMachines, IToolbarWidgetRegistry],
+  requires: [IMicroVMs, IToolbarWidgetRegistry],
   optional: [ITranslator],
   activate: (
     app: JupyterFrontEnd,
-    known: Machines,
+    known: MicroVMs,
     registry: IToolbarWidgetRegistry,
     translator: ITranslator | null
   ): void => {
@@ -58,7 +59,7 @@ const chip: JupyterFrontEndPlugin<void> = {
       panel =>
         new ChipWidget({
           sessionContext: panel.sessionContext,
-          machines: known,
+          microvms: known,
           trans,
           onClick: () => void app.commands.execute(CommandIDs.showPanel)
         })
@@ -70,11 +71,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
   id: PLUGIN_ID,
   description: 'Snapshots, restores and forks the microVM of a notebook’s kernel.',
   autoStart: true,
-  requires: [IMachines, INotebookTracker],
+  requires: [IMicroVMs, INotebookTracker],
   optional: [ITranslator, ISettingRegistry, ICommandPalette, IMainMenu, IDocumentManager, ILayoutRestorer],
   activate: async (
     app: JupyterFrontEnd,
-    known: Machines,
+    known: MicroVMs,
     tracker: INotebookTracker,
     translator: ITranslator | null,
     settings: ISettingRegistry | null,
@@ -84,13 +85,14 @@ const plugin: JupyterFrontEndPlugin<void> = {
     restorer: ILayoutRestorer | null
   ): Promise<void> => {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
-    const operations = new Operations({ machines: known, tracker, services: app.serviceManager, documents, trans });
+    const operations = new Operations({ microvms: known, tracker, services: app.serviceManager, documents, trans });
+    new EndDialogs({ microvms: known, tracker, trans });
     let budget: IBudget = { count: 50, bytes: 1024 * MIB };
     let startsOn = false;
     const timeline = new Timeline({ operations, tracker, budget: () => budget, trans });
     const { commands } = app;
     const panel = new SnapshotsPanel({
-      machines: known,
+      microvms: known,
       tracker,
       trans,
       isTimelineOn,
@@ -114,7 +116,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       showPanel: () => {
         app.shell.activateById(panel.id);
         if (known.availability !== 'ready') {
-          // Whoever looks gets the news.
+          // What was missing may have been repaired since.
           void known.look();
         }
       },
@@ -133,7 +135,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         }
         new PromptMarks({
           panel: notebook,
-          machines: known,
+          microvms: known,
           timeline,
           trans,
           onBack: (_, cell) => void commands.execute(CommandIDs.back, { cell })
@@ -159,20 +161,20 @@ const plugin: JupyterFrontEndPlugin<void> = {
 
 const form: JupyterFrontEndPlugin<void> = {
   id: 'fc-kernel:form',
-  description: 'Edits what a notebook wants of its microVM, in the property inspector.',
+  description: 'Edits the microVM settings of a notebook in the property inspector.',
   autoStart: true,
-  requires: [IMachines, INotebookTools],
+  requires: [IMicroVMs, INotebookTools],
   optional: [ITranslator, ISessionContextDialogs],
   activate: (
     _: JupyterFrontEnd,
-    known: Machines,
+    known: MicroVMs,
     tools: INotebookTools,
     translator: ITranslator | null,
     dialogs: ISessionContextDialogs | null
   ): void => {
     const trans = (translator ?? nullTranslator).load(DOMAIN);
     const tool = new SpecTool({
-      machines: known,
+      microvms: known,
       trans,
       onRestart: panel => void panel.context.save().then(() => dialogs?.restart(panel.sessionContext))
     });
@@ -181,4 +183,4 @@ const form: JupyterFrontEndPlugin<void> = {
   }
 };
 
-export default [machines, chip, plugin, form];
+export default [microvms, chip, plugin, form];

@@ -1,16 +1,16 @@
-/** Which snapshot came from which, as rows to show one below the other. */
-import type { ISnapshot } from './api';
+/** The lineage of snapshots, as rows of a tree. */
+import type { Snapshot } from './generated';
 
 export interface IRow {
-  readonly snapshot: ISnapshot;
+  readonly snapshot: Snapshot;
   /** From 1, as `aria-level`. A line of snapshots stays on its level; what branched off is one level deeper. */
   readonly level: number;
   /** Whether other lines begin at this snapshot, and so can be folded. */
   readonly branches: boolean;
   readonly expanded: boolean;
-  /** Whether the machine's present goes on from here. */
+  /** Whether the microVM's state came from this snapshot, or was last saved as it. */
   readonly current: boolean;
-  /** Whether the machine came by here: it is the current one or an ancestor of it. */
+  /** Whether this is the current snapshot or an ancestor of it. */
   readonly past: boolean;
 }
 
@@ -24,12 +24,18 @@ export interface IView {
 /** Names that the timeline gives: `auto.<time>.<cell>`. */
 export const AUTOMATIC = /^auto\.([0-9a-z]+)\.([A-Za-z0-9_-]+)$/;
 
-export function isAutomatic(snapshot: ISnapshot): boolean {
+export function isAutomatic(snapshot: Snapshot): boolean {
   return AUTOMATIC.test(snapshot.name);
 }
 
+/** The name that the server gives to a snapshot for which none is chosen: the next of s1, s2, … */
+export function nextName(taken: readonly string[]): string {
+  const numbers = taken.map(name => Number(/^s([1-9][0-9]{0,8})$/.exec(name)?.[1] ?? 0));
+  return `s${Math.max(0, ...numbers) + 1}`;
+}
+
 /** The current snapshot and its ancestors, as far as they are there. */
-export function pastOf(snapshots: readonly ISnapshot[], current: string | null): ReadonlySet<string> {
+export function pastOf(snapshots: readonly Snapshot[], current: string | null): ReadonlySet<string> {
   const byId = new Map(snapshots.map(snapshot => [snapshot.id, snapshot]));
   const past = new Set<string>();
   for (let id = current; id !== null && !past.has(id); id = byId.get(id)?.parent ?? null) {
@@ -41,9 +47,9 @@ export function pastOf(snapshots: readonly ISnapshot[], current: string | null):
 /**
  * The rows in order: each snapshot below the one it came from, older lines first. With a filter the matches only, flat.
  */
-export function rows(snapshots: readonly ISnapshot[], view: IView): IRow[] {
+export function rows(snapshots: readonly Snapshot[], view: IView): IRow[] {
   const past = pastOf(snapshots, view.current);
-  const row = (snapshot: ISnapshot, level: number, branches: boolean, expanded: boolean): IRow => ({
+  const row = (snapshot: Snapshot, level: number, branches: boolean, expanded: boolean): IRow => ({
     snapshot,
     level,
     branches,
@@ -83,10 +89,10 @@ export function rows(snapshots: readonly ISnapshot[], view: IView): IRow[] {
 }
 
 /** Shown snapshots under the nearest shown one that they came from; `null` has those that came from none. */
-function childrenOf(shown: readonly ISnapshot[], all: readonly ISnapshot[]): Map<string | null, ISnapshot[]> {
+function childrenOf(shown: readonly Snapshot[], all: readonly Snapshot[]): Map<string | null, Snapshot[]> {
   const byId = new Map(all.map(snapshot => [snapshot.id, snapshot]));
   const visible = new Set(shown.map(snapshot => snapshot.id));
-  const children = new Map<string | null, ISnapshot[]>();
+  const children = new Map<string | null, Snapshot[]>();
   for (const snapshot of [...shown].sort(byTime)) {
     const seen = new Set([snapshot.id]);
     let parent = snapshot.parent;
@@ -105,7 +111,7 @@ function childrenOf(shown: readonly ISnapshot[], all: readonly ISnapshot[]): Map
   return children;
 }
 
-function ancestors(id: string, byId: ReadonlyMap<string, ISnapshot>): ReadonlySet<string> {
+function ancestors(id: string, byId: ReadonlyMap<string, Snapshot>): ReadonlySet<string> {
   const seen = new Set<string>();
   for (let next: string | null = id; next !== null && !seen.has(next); next = byId.get(next)?.parent ?? null) {
     seen.add(next);
@@ -113,6 +119,6 @@ function ancestors(id: string, byId: ReadonlyMap<string, ISnapshot>): ReadonlySe
   return seen;
 }
 
-export function byTime(one: ISnapshot, other: ISnapshot): number {
+export function byTime(one: Snapshot, other: Snapshot): number {
   return Date.parse(one.created) - Date.parse(other.created) || one.name.localeCompare(other.name);
 }

@@ -1,50 +1,51 @@
 /**
- * What is known of the machines. It flows one way: the server's answers and events come in here, views read and are told by
- * `changed`; whoever wants something else asks the server, and hears of it as everybody does.
+ * The model: what is known of the microVMs. Data flows one way: the server's answers and events come in here, and views read it
+ * when `changed` is emitted. Whoever changes something asks the server; the change comes back as an event.
  */
 import type { IDisposable } from '@lumino/disposable';
 import { DisposableDelegate } from '@lumino/disposable';
 import { Debouncer, Poll } from '@lumino/polling';
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
-import type { Api, IKernel, IMachineEvent, ISnapshot } from './api';
+import type { Api } from './api';
+import type { Kernel, PublicEvent, Snapshot } from './generated';
 import { ApiError, EVENT_SCHEMA } from './api';
 
-/** Whether the server can tell of machines at all. */
+/** Whether the server can report its microVMs. */
 export type Availability = 'unknown' | 'ready' | 'missing' | 'gateway' | 'failed';
 
-/** The part of Lab's event manager that is used. */
+/** The part of Lab's event manager that is used here. */
 export interface IEvents {
   readonly stream: ISignal<any, { readonly schema_id: string }>;
 }
 
-/** Memory in use has no event; it is looked at this often while it is on the screen. */
+/** No event reports the memory in use; it is asked for this often while it is shown. */
 const LOOK_MS = 10_000;
-/** Events come in bursts, and one look answers them all. */
+/** Events come in bursts, and one request answers them all. */
 const SETTLE_MS = 200;
 
-/** One kernel and what is known of it. */
-export class Machine implements IDisposable {
+/** One kernel and what is known of its microVM. */
+export class MicroVM implements IDisposable {
   constructor(
     private readonly api: Api,
     readonly kernelId: string
   ) {}
 
-  /** `null` until the server has told, and for kernels in no machine. */
-  get kernel(): IKernel | null {
+  /** `null` until the server has answered, and for kernels that run in no microVM. */
+  get kernel(): Kernel | null {
     return this._kernel;
   }
 
-  get snapshots(): readonly ISnapshot[] {
+  get snapshots(): readonly Snapshot[] {
     return this._snapshots;
   }
 
-  /** Whether the server has told whether this kernel is in a machine. */
+  /** Whether the server has answered whether this kernel runs in a microVM. */
   get isKnown(): boolean {
     return this._known;
   }
 
-  /** What kept the last look from its answer. */
+  /** The error of the last request, if it failed. */
   get trouble(): ApiError | null {
     return this._trouble;
   }
@@ -57,7 +58,7 @@ export class Machine implements IDisposable {
     return this._disposed;
   }
 
-  snapshot(id: string | null): ISnapshot | undefined {
+  snapshot(id: string | null): Snapshot | undefined {
     return this._snapshots.find(snapshot => snapshot.id === id);
   }
 
@@ -67,7 +68,7 @@ export class Machine implements IDisposable {
     Signal.clearData(this);
   }
 
-  /** Look at the kernel and its snapshots. Never throws: what went wrong is `trouble`. */
+  /** Ask the server for the kernel and its snapshots. Never throws: an error becomes `trouble`. */
   refresh(): Promise<void> {
     return this.look(async () => {
       const kernel = await this.api.kernel(this.kernelId);
@@ -75,7 +76,7 @@ export class Machine implements IDisposable {
     });
   }
 
-  /** Look at the kernel; at the snapshots only where it tells of others than are known, as when an event was lost. */
+  /** Ask for the kernel; for the snapshots only when it shows that they differ from those known, as when an event was lost. */
   refreshKernel(): Promise<void> {
     return this.look(async () => {
       const kernel = await this.api.kernel(this.kernelId);
@@ -85,45 +86,43 @@ export class Machine implements IDisposable {
     });
   }
 
-  /** Have the server take a snapshot without the notebook; throws what the server says. */
+  /** Have the server take a snapshot without the notebook; throws an {@link ApiError}. */
   async take(name: string, description: string): Promise<void> {
     await this.api.create(this.kernelId, { name, description });
   }
 
-  /** Have the server delete a snapshot; throws what the server says. */
-  async drop(snapshot: ISnapshot): Promise<void> {
+  /** Have the server delete a snapshot; throws an {@link ApiError}. */
+  async drop(snapshot: Snapshot): Promise<void> {
     await this.api.delete(snapshot.id);
   }
 
-  /** Take in what the server tells everybody. */
-  apply(event: IMachineEvent): void {
+  /** Take in an event; one that is about another kernel matters when it is about a snapshot of the same notebook. */
+  apply(event: PublicEvent): void {
     const own = event.kernel_id === this.kernelId;
-    const { snapshot } = event;
+    const snapshot = 'snapshot' in event ? event.snapshot : null;
     if (!own && !(snapshot && snapshot.scope === this._kernel?.scope)) {
       return;
     }
     if (event.action === 'delete') {
-      this._snapshots = this._snapshots.filter(other => other.id !== snapshot?.id);
+      this._snapshots = this._snapshots.filter(other => other.id !== event.snapshot.id);
     } else if (snapshot && event.action !== 'fork') {
       const others = this._snapshots.filter(other => other.id !== snapshot.id);
       this._snapshots = [...others, snapshot];
     }
     if (own && this._kernel) {
-      const current =
-        snapshot && (event.action === 'snapshot' || event.action === 'restore') ? snapshot.id : this._kernel.current;
-      this._kernel = { ...this._kernel, current, state: event.state ?? this._kernel.state };
+      this._kernel = { ...this._kernel, ...changeBy(event) };
     }
     this.version += 1;
     this._changed.emit();
     void this.settle.invoke().catch(() => undefined);
   }
 
-  private async look(ask: () => Promise<{ kernel: IKernel; snapshots: readonly ISnapshot[] }>): Promise<void> {
+  private async look(ask: () => Promise<{ kernel: Kernel; snapshots: readonly Snapshot[] }>): Promise<void> {
     const version = this.version;
     try {
       const { kernel, snapshots } = await ask();
       if (version !== this.version) {
-        // An event overtook the answer, and has asked for another look.
+        // An event overtook the answer, so the server is asked again.
         this._known = true;
         this._kernel = this._kernel ?? kernel;
         void this.settle.invoke().catch(() => undefined);
@@ -136,7 +135,7 @@ export class Machine implements IDisposable {
     } catch (error) {
       const trouble = error instanceof ApiError ? error : new ApiError(0, String(error));
       if (trouble.status === 404) {
-        // No machine, or none any more; what it was is still worth showing.
+        // There is no microVM, or none any more. What is known of it is still shown.
         this._known = true;
         this._kernel = this._kernel && { ...this._kernel, state: 'dead' };
         this._trouble = null;
@@ -149,8 +148,8 @@ export class Machine implements IDisposable {
     }
   }
 
-  private _kernel: IKernel | null = null;
-  private _snapshots: readonly ISnapshot[] = [];
+  private _kernel: Kernel | null = null;
+  private _snapshots: readonly Snapshot[] = [];
   private _known = false;
   private _trouble: ApiError | null = null;
   private _disposed = false;
@@ -160,8 +159,21 @@ export class Machine implements IDisposable {
   private readonly _changed = new Signal<this, void>(this);
 }
 
-/** All machines that somebody looks at. */
-export class Machines implements IDisposable {
+/** What an event changes in its own kernel. */
+function changeBy(event: PublicEvent): Partial<Kernel> {
+  switch (event.action) {
+    case 'state':
+      return { state: event.state };
+    case 'snapshot':
+    case 'restore':
+      return { current: event.snapshot.id };
+    default:
+      return {};
+  }
+}
+
+/** All microVMs that some view shows. */
+export class MicroVMs implements IDisposable {
   constructor(
     readonly api: Api,
     events: IEvents
@@ -170,9 +182,9 @@ export class Machines implements IDisposable {
     events.stream.connect(this.onEvent, this);
     this.poll = new Poll({
       auto: false,
-      factory: () => Promise.all([...this.watched.keys()].map(id => this.machine(id).refreshKernel())),
+      factory: () => Promise.all([...this.watched.keys()].map(id => this.microvm(id).refreshKernel())),
       frequency: { interval: LOOK_MS, backoff: true, max: 12 * LOOK_MS },
-      name: 'fc-kernel:machines',
+      name: 'fc-kernel:microvms',
       standby: 'when-hidden'
     });
   }
@@ -186,8 +198,8 @@ export class Machines implements IDisposable {
     return this._changed;
   }
 
-  /** Every event of the server, after the machines have taken it in. */
-  get happened(): ISignal<this, IMachineEvent> {
+  /** Every event of the server, after the microVMs have taken it in. */
+  get happened(): ISignal<this, PublicEvent> {
     return this._happened;
   }
 
@@ -195,7 +207,7 @@ export class Machines implements IDisposable {
     return this.poll.isDisposed;
   }
 
-  /** Ask the server whether it can tell of machines. Never throws. */
+  /** Ask the server whether it can report its microVMs. Never throws. */
   async look(): Promise<Availability> {
     try {
       const status = await this.api.status();
@@ -205,7 +217,7 @@ export class Machines implements IDisposable {
       this._availability = status === 404 ? 'missing' : status === 501 ? 'gateway' : 'failed';
     }
     if (this._availability === 'ready') {
-      this.machines.forEach(machine => void machine.refresh());
+      this.microvms.forEach(microvm => void microvm.refresh());
       if (this.watched.size > 0) {
         void this.poll.start();
       }
@@ -214,25 +226,25 @@ export class Machines implements IDisposable {
     return this._availability;
   }
 
-  /** The machine of a kernel; made, and looked at, when it is asked for the first time. */
-  machine(kernelId: string): Machine {
-    let machine = this.machines.get(kernelId);
-    if (!machine) {
-      machine = new Machine(this.api, kernelId);
-      this.machines.set(kernelId, machine);
+  /** The microVM of a kernel. The first call makes it, and asks the server for it. */
+  microvm(kernelId: string): MicroVM {
+    let microvm = this.microvms.get(kernelId);
+    if (!microvm) {
+      microvm = new MicroVM(this.api, kernelId);
+      this.microvms.set(kernelId, microvm);
       if (this._availability === 'ready') {
-        void machine.refresh();
+        void microvm.refresh();
       }
     }
-    return machine;
+    return microvm;
   }
 
-  /** The machine of a kernel that somebody has asked for before. */
-  known(kernelId: string | null): Machine | undefined {
-    return kernelId === null ? undefined : this.machines.get(kernelId);
+  /** The microVM of a kernel, if {@link microvm} was called for it before. */
+  known(kernelId: string | null): MicroVM | undefined {
+    return kernelId === null ? undefined : this.microvms.get(kernelId);
   }
 
-  /** Keep looking at a kernel until the result is disposed. */
+  /** Keep asking the server for a kernel until the result is disposed. */
   watch(kernelId: string): IDisposable {
     this.watched.set(kernelId, (this.watched.get(kernelId) ?? 0) + 1);
     if (this._availability === 'ready') {
@@ -257,8 +269,8 @@ export class Machines implements IDisposable {
     }
     this.events.stream.disconnect(this.onEvent, this);
     this.poll.dispose();
-    this.machines.forEach(machine => machine.dispose());
-    this.machines.clear();
+    this.microvms.forEach(microvm => microvm.dispose());
+    this.microvms.clear();
     Signal.clearData(this);
   }
 
@@ -266,16 +278,16 @@ export class Machines implements IDisposable {
     if (emission.schema_id !== EVENT_SCHEMA) {
       return;
     }
-    const event = emission as unknown as IMachineEvent;
-    this.machines.forEach(machine => machine.apply(event));
+    const event = emission as unknown as PublicEvent;
+    this.microvms.forEach(microvm => microvm.apply(event));
     this._happened.emit(event);
   }
 
   private _availability: Availability = 'unknown';
   private readonly events: IEvents;
-  private readonly machines = new Map<string, Machine>();
+  private readonly microvms = new Map<string, MicroVM>();
   private readonly watched = new Map<string, number>();
   private readonly poll: Poll;
   private readonly _changed = new Signal<this, void>(this);
-  private readonly _happened = new Signal<this, IMachineEvent>(this);
+  private readonly _happened = new Signal<this, PublicEvent>(this);
 }

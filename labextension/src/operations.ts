@@ -1,6 +1,6 @@
 /**
- * What can be done with a machine: ask where something may be lost, have the server do it, tell what went wrong. Views learn
- * of the outcome through the model, as of anything else that happens.
+ * What the user can do with a microVM: each operation asks before something is lost, has the server do it and shows an error
+ * when that fails. Views see the result through the model, as they see everything else.
  */
 import { Notification } from '@jupyterlab/apputils';
 import { PathExt } from '@jupyterlab/coreutils';
@@ -9,17 +9,17 @@ import type { INotebookContent } from '@jupyterlab/nbformat';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import type { ServiceManager } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import type { IFork, IMachineEvent, ISnapshot } from './api';
+import type { ForkedKernel, PublicEvent, Snapshot } from './generated';
 import * as dialogs from './dialogs';
 import { title } from './format';
-import type { Machine, Machines } from './model';
+import type { MicroVM, MicroVMs } from './model';
 
 export namespace Operations {
   export interface IOptions {
-    readonly machines: Machines;
+    readonly microvms: MicroVMs;
     readonly tracker: INotebookTracker;
     readonly services: ServiceManager.IManager;
-    /** Opens notebooks; where there is none, forks are told of and not opened. */
+    /** Opens notebooks; without it a fork's notebook is named in a notification and not opened. */
     readonly documents: IDocumentManager | null;
     readonly trans: TranslationBundle;
   }
@@ -27,40 +27,40 @@ export namespace Operations {
 
 export class Operations {
   constructor(private readonly options: Operations.IOptions) {
-    options.machines.happened.connect(this.onEvent, this);
+    options.microvms.happened.connect(this.onEvent, this);
   }
 
-  /** The machine of the notebook in front, if its kernel is in one. */
-  current(): Machine | null {
-    return this.machineOf(this.options.tracker.currentWidget);
+  /** The microVM of the current notebook's kernel, if it runs in one. */
+  current(): MicroVM | null {
+    return this.microvmOf(this.options.tracker.currentWidget);
   }
 
-  machineOf(panel: NotebookPanel | null): Machine | null {
+  microvmOf(panel: NotebookPanel | null): MicroVM | null {
     const id = panel?.sessionContext.session?.kernel?.id;
-    const machine = id ? this.options.machines.machine(id) : null;
-    return machine?.kernel ? machine : null;
+    const microvm = id ? this.options.microvms.microvm(id) : null;
+    return microvm?.kernel ? microvm : null;
   }
 
-  async create(machine: Machine): Promise<void> {
+  async create(microvm: MicroVM): Promise<void> {
     const { trans } = this.options;
     const naming = await dialogs.askForName({
       title: trans.__('New snapshot'),
       accept: trans.__('Create'),
       value: { name: '', description: '' },
-      taken: machine.snapshots.map(snapshot => snapshot.name),
+      taken: microvm.snapshots.map(snapshot => snapshot.name),
       mayBeEmpty: true,
       trans
     });
     if (naming) {
-      await this.createNow(machine, naming);
+      await this.createNow(microvm, naming);
     }
   }
 
-  /** Take a snapshot of the machine together with the notebook as it is on the screen. */
-  async createNow(machine: Machine, naming?: dialogs.INaming): Promise<void> {
-    const notebook = this.notebookOf(machine)?.model?.toJSON() as unknown as INotebookContent | undefined;
-    await this.attempt(this.options.trans.__('No snapshot was taken'), machine, () =>
-      this.api.create(machine.kernelId, {
+  /** Take a snapshot of the microVM together with the notebook as it is on the screen. */
+  async createNow(microvm: MicroVM, naming?: dialogs.INaming): Promise<void> {
+    const notebook = this.notebookOf(microvm)?.model?.toJSON() as unknown as INotebookContent | undefined;
+    await this.attempt(this.options.trans.__('The snapshot could not be taken'), microvm, () =>
+      this.api.create(microvm.kernelId, {
         ...(naming?.name ? { name: naming.name } : {}),
         ...(naming?.description ? { description: naming.description } : {}),
         ...(notebook ? { notebook: untrusted(notebook) } : {})
@@ -68,25 +68,25 @@ export class Operations {
     );
   }
 
-  /** Ask, and put the machine back; and the notebook, where that was chosen. */
-  async restore(machine: Machine, snapshot: ISnapshot): Promise<void> {
-    const panel = this.notebookOf(machine);
+  /** Ask, and restore the microVM; also the notebook, if the user chose that. */
+  async restore(microvm: MicroVM, snapshot: Snapshot): Promise<void> {
+    const panel = this.notebookOf(microvm);
     const choice = await dialogs.askToRestore(snapshot, snapshot.has_notebook && !!panel?.model, this.options.trans);
     if (choice) {
-      await this.restoreNow(machine, snapshot, choice);
+      await this.restoreNow(microvm, snapshot, choice);
     }
   }
 
-  /** Put the machine back without a question; whether that went well. */
-  async restoreNow(machine: Machine, snapshot: ISnapshot, choice: dialogs.RestoreChoice): Promise<boolean> {
+  /** Restore the microVM without asking; returns whether that succeeded. */
+  async restoreNow(microvm: MicroVM, snapshot: Snapshot, choice: dialogs.RestoreChoice): Promise<boolean> {
     const done = await this.attempt(
-      this.options.trans.__('“%1” was not restored', title(snapshot)),
-      machine,
+      this.options.trans.__('“%1” could not be restored', title(snapshot)),
+      microvm,
       async () => {
-        // Fetched first: without it nothing has happened yet.
-        const notebook = choice === 'machine-and-notebook' ? await this.api.notebook(snapshot.id) : null;
-        await this.api.restore(machine.kernelId, snapshot.id);
-        const model = notebook && this.notebookOf(machine)?.model;
+        // Fetched first: if that fails, nothing has been restored yet.
+        const notebook = choice === 'microvm-and-notebook' ? await this.api.notebook(snapshot.id) : null;
+        await this.api.restore(microvm.kernelId, snapshot.id);
+        const model = notebook && this.notebookOf(microvm)?.model;
         if (model) {
           model.fromJSON(untrusted(notebook));
           model.dirty = true;
@@ -98,39 +98,39 @@ export class Operations {
   }
 
   /** A new kernel from a snapshot, or from now, with a copy of the notebook in a new tab. */
-  async fork(machine: Machine, snapshot?: ISnapshot): Promise<void> {
-    const panel = this.notebookOf(machine);
+  async fork(microvm: MicroVM, snapshot?: Snapshot): Promise<void> {
+    const panel = this.notebookOf(microvm);
     this.forking += 1;
-    await this.attempt(this.options.trans.__('The kernel was not forked'), machine, async () => {
+    await this.attempt(this.options.trans.__('The kernel could not be forked'), microvm, async () => {
       if (panel?.context.model.dirty && !panel.context.model.readOnly) {
         // The copy is made of the file.
         await panel.context.save();
       }
-      const forks = await this.api.fork(machine.kernelId, {
+      const forks = await this.api.fork(microvm.kernelId, {
         ...(snapshot ? { snapshot: snapshot.id } : {}),
         ...(panel ? { path: panel.context.path } : {})
       });
       for (const fork of forks) {
         this.opened.add(fork.kernel_id);
-        await this.open(machine, fork);
+        await this.open(microvm, fork);
       }
     });
     this.forking -= 1;
     this.offerForks();
   }
 
-  async rename(machine: Machine, snapshot: ISnapshot): Promise<void> {
+  async rename(microvm: MicroVM, snapshot: Snapshot): Promise<void> {
     const { trans } = this.options;
     const naming = await dialogs.askForName({
       title: trans.__('Rename “%1”', title(snapshot)),
       accept: trans.__('Rename'),
       value: { name: snapshot.name, description: snapshot.description },
-      taken: machine.snapshots.filter(other => other.id !== snapshot.id).map(other => other.name),
+      taken: microvm.snapshots.filter(other => other.id !== snapshot.id).map(other => other.name),
       mayBeEmpty: false,
       trans
     });
     if (naming) {
-      await this.attempt(trans.__('“%1” keeps its name', title(snapshot)), machine, () =>
+      await this.attempt(trans.__('“%1” could not be renamed', title(snapshot)), microvm, () =>
         this.api.change(snapshot.id, {
           ...(naming.name !== snapshot.name ? { name: naming.name } : {}),
           ...(naming.description !== snapshot.description ? { description: naming.description } : {})
@@ -139,13 +139,13 @@ export class Operations {
     }
   }
 
-  async delete(machine: Machine, snapshots: readonly ISnapshot[]): Promise<void> {
+  async delete(microvm: MicroVM, snapshots: readonly Snapshot[]): Promise<void> {
     const { trans } = this.options;
     if (snapshots.length === 0 || !(await dialogs.askToDelete(snapshots, trans))) {
       return;
     }
     for (const snapshot of snapshots) {
-      const done = await this.attempt(trans.__('“%1” was not deleted', title(snapshot)), machine, async () => {
+      const done = await this.attempt(trans.__('“%1” could not be deleted', title(snapshot)), microvm, async () => {
         await this.api.delete(snapshot.id);
         return true;
       });
@@ -155,7 +155,7 @@ export class Operations {
     }
   }
 
-  export(snapshot: ISnapshot): void {
+  export(snapshot: Snapshot): void {
     const link = document.createElement('a');
     link.href = this.api.exportUrl(snapshot.id);
     link.download = '';
@@ -164,16 +164,16 @@ export class Operations {
     link.remove();
   }
 
-  /** Let somebody choose a file, and take its snapshot into the machine's scope. */
-  import(machine: Machine): void {
+  /** Let the user choose a file, and import its snapshot into the scope of the microVM. */
+  import(microvm: MicroVM): void {
     const input = document.createElement('input');
     input.type = 'file';
     input.accept = '.tar';
     input.addEventListener('change', () => {
       const file = input.files?.[0];
-      const scope = machine.kernel?.scope;
+      const scope = microvm.kernel?.scope;
       if (file && scope !== undefined) {
-        void this.attempt(this.options.trans.__('“%1” was not imported', file.name), machine, () =>
+        void this.attempt(this.options.trans.__('“%1” could not be imported', file.name), microvm, () =>
           this.api.import(scope, file)
         );
       }
@@ -181,36 +181,36 @@ export class Operations {
     input.click();
   }
 
-  async console(machine: Machine): Promise<void> {
+  async console(microvm: MicroVM): Promise<void> {
     const { trans } = this.options;
-    await this.attempt(trans.__('The console cannot be read'), machine, async () => {
-      await dialogs.showConsole(await this.api.console(machine.kernelId), trans);
+    await this.attempt(trans.__('The console could not be read'), microvm, async () => {
+      await dialogs.showConsole(await this.api.console(microvm.kernelId), trans);
     });
   }
 
-  /** The notebook on the screen whose kernel a machine runs. */
-  notebookOf(machine: Machine): NotebookPanel | null {
-    return this.options.tracker.find(panel => panel.sessionContext.session?.kernel?.id === machine.kernelId) ?? null;
+  /** The open notebook whose kernel runs in a microVM. */
+  notebookOf(microvm: MicroVM): NotebookPanel | null {
+    return this.options.tracker.find(panel => panel.sessionContext.session?.kernel?.id === microvm.kernelId) ?? null;
   }
 
   private get api() {
-    return this.options.machines.api;
+    return this.options.microvms.api;
   }
 
-  /** Do something; what goes wrong is told in a dialog. The result is `undefined` then. */
-  private async attempt<T>(heading: string, machine: Machine, act: () => Promise<T>): Promise<T | undefined> {
+  /** Do something; an error is shown in a dialog, and the result is `undefined` then. */
+  private async attempt<T>(heading: string, microvm: MicroVM, act: () => Promise<T>): Promise<T | undefined> {
     try {
       const result = await act();
-      await machine.refresh();
+      await microvm.refresh();
       return result;
     } catch (error) {
-      void machine.refresh();
+      void microvm.refresh();
       await dialogs.showError(heading, error, this.options.trans);
       return undefined;
     }
   }
 
-  private async open(source: Machine, fork: IFork): Promise<void> {
+  private async open(source: MicroVM, fork: ForkedKernel): Promise<void> {
     const { documents, services, trans } = this.options;
     await services.sessions.refreshRunning();
     let path = fork.path ?? null;
@@ -225,12 +225,12 @@ export class Operations {
       // A notebook that is opened takes the session that its path has.
       documents.openOrReveal(path);
     } else {
-      Notification.info(trans.__('The fork’s notebook is “%1”', path));
+      Notification.info(trans.__('The notebook of the fork is “%1”', path));
     }
   }
 
   /** Give a fork that has no notebook a copy of its source's, and a session on it. */
-  private async giveNotebook(source: Machine, fork: IFork): Promise<string | null> {
+  private async giveNotebook(source: MicroVM, fork: ForkedKernel): Promise<string | null> {
     const { services } = this.options;
     const panel = this.notebookOf(source);
     if (!panel) {
@@ -249,40 +249,30 @@ export class Operations {
     return path;
   }
 
-  /** Forks that a cell made, and machines that died, are told of by whoever shows their notebook. */
-  private onEvent(_: Machines, event: IMachineEvent): void {
-    const { machines, trans } = this.options;
-    const machine = machines.known(event.kernel_id);
-    if (!machine || !this.notebookOf(machine)) {
-      return;
-    }
-    if (event.action === 'fork') {
-      this.told.push(...(event.forks ?? []).map(fork => ({ machine, fork })));
+  /** Offer the forks that a cell made, where the notebook of their source is open. */
+  private onEvent(_: MicroVMs, event: PublicEvent): void {
+    const microvm = this.options.microvms.known(event.kernel_id);
+    if (event.action === 'fork' && microvm && this.notebookOf(microvm)) {
+      this.told.push(...event.forks.map(fork => ({ microvm, fork })));
       this.offerForks();
-    } else if (event.action === 'state' && event.state === 'dead' && event.message) {
-      const { message } = event;
-      void this.api
-        .console(machine.kernelId)
-        .catch(() => [])
-        .then(lines => dialogs.showError(trans.__('The kernel’s machine has ended'), new Error(message), trans, lines));
     }
   }
 
-  /** Offer to open the forks that were told of, but for those that were asked for here. */
+  /** Offer to open the forks that events have named, except those that were asked for here. */
   private offerForks(): void {
     if (this.forking > 0) {
       // Which are our own is known when the server has answered.
       return;
     }
     const { trans } = this.options;
-    for (const { machine, fork } of this.told.splice(0)) {
+    for (const { microvm, fork } of this.told.splice(0)) {
       if (this.opened.has(fork.kernel_id)) {
         continue;
       }
       const open = (): void => {
-        void this.attempt(trans.__('The fork was not opened'), machine, () => this.open(machine, fork));
+        void this.attempt(trans.__('The fork could not be opened'), microvm, () => this.open(microvm, fork));
       };
-      Notification.info(trans.__('This kernel was forked: “%1”', fork.name), {
+      Notification.info(trans.__('This kernel was forked. The fork is “%1”.', fork.name), {
         actions: [{ label: trans.__('Open in a new tab'), callback: open, displayType: 'accent' }],
         autoClose: false
       });
@@ -293,7 +283,7 @@ export class Operations {
   private forking = 0;
   /** Forks that have a tab here. */
   private readonly opened = new Set<string>();
-  private readonly told: { readonly machine: Machine; readonly fork: IFork }[] = [];
+  private readonly told: { readonly microvm: MicroVM; readonly fork: ForkedKernel }[] = [];
 }
 
 /**

@@ -1,4 +1,4 @@
-/** The timeline's marks at the cells of one notebook: what each cell's snapshot cost, and the way back to before it. */
+/** The timeline's marks at the cells of one notebook: what each cell's snapshot cost, and a button that restores the state before the cell. */
 import type { Cell } from '@jupyterlab/cells';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import type { TranslationBundle } from '@jupyterlab/translation';
@@ -6,7 +6,7 @@ import { undoIcon } from '@jupyterlab/ui-components';
 import type { IDisposable } from '@lumino/disposable';
 import { Debouncer } from '@lumino/polling';
 import { bytes, seconds } from './format';
-import type { Machine, Machines } from './model';
+import type { MicroVM, MicroVMs } from './model';
 import type { IMark, Timeline } from './timeline';
 import { isTimelineOn, nameOfCell } from './timeline';
 
@@ -16,10 +16,10 @@ const SETTLE_MS = 50;
 export namespace PromptMarks {
   export interface IOptions {
     readonly panel: NotebookPanel;
-    readonly machines: Machines;
+    readonly microvms: MicroVMs;
     readonly timeline: Timeline;
     readonly trans: TranslationBundle;
-    readonly onBack: (machine: Machine, cellId: string) => void;
+    readonly onBack: (microvm: MicroVM, cellId: string) => void;
   }
 }
 
@@ -44,15 +44,15 @@ export class PromptMarks implements IDisposable {
       return;
     }
     this.settle.dispose();
-    this.machine?.changed.disconnect(this.onChanged, this);
+    this.microvm?.changed.disconnect(this.onChanged, this);
     this.options.timeline.measured.disconnect(this.onChanged, this);
   }
 
   private onKernel(): void {
-    this.machine?.changed.disconnect(this.onChanged, this);
+    this.microvm?.changed.disconnect(this.onChanged, this);
     const id = this.options.panel.sessionContext.session?.kernel?.id;
-    this.machine = id ? this.options.machines.machine(id) : null;
-    this.machine?.changed.connect(this.onChanged, this);
+    this.microvm = id ? this.options.microvms.microvm(id) : null;
+    this.microvm?.changed.connect(this.onChanged, this);
     this.onChanged();
   }
 
@@ -67,7 +67,7 @@ export class PromptMarks implements IDisposable {
     if (panel.isDisposed) {
       return;
     }
-    const marks = this.machine && isTimelineOn(panel) ? timeline.marksOf(this.machine) : new Map<string, IMark>();
+    const marks = this.microvm && isTimelineOn(panel) ? timeline.marksOf(this.microvm) : new Map<string, IMark>();
     for (const cell of panel.content.widgets) {
       const mark = marks.get(nameOfCell(cell.model.id));
       if (mark && !cell.inputArea) {
@@ -85,8 +85,8 @@ export class PromptMarks implements IDisposable {
       return;
     }
     old?.remove();
-    const { machine } = this;
-    if (!mark || !machine) {
+    const { microvm } = this;
+    if (!mark || !microvm) {
       return;
     }
     const { trans, onBack } = this.options;
@@ -99,23 +99,23 @@ export class PromptMarks implements IDisposable {
       const button = document.createElement('button');
       button.type = 'button';
       button.className = 'fc-Mark-back';
-      button.title = trans.__('Back to before this cell');
-      button.setAttribute('aria-label', trans.__('Put the machine back to before this cell'));
+      button.title = trans.__('Restore the microVM to before this cell');
+      button.setAttribute('aria-label', button.title);
       undoIcon.element({ container: button, elementSize: 'small' });
       button.addEventListener('click', event => {
         event.stopPropagation();
-        onBack(machine, cell.model.id);
+        onBack(microvm, cell.model.id);
       });
       node.appendChild(button);
     }
     const label = document.createElement('span');
     label.className = 'fc-Mark-cost';
-    label.title = trans.__('What the snapshot after this cell cost');
+    label.title = trans.__('Size and duration of the snapshot after this cell');
     label.textContent = cost;
     node.appendChild(label);
     area.appendChild(node);
   }
 
-  private machine: Machine | null = null;
+  private microvm: MicroVM | null = null;
   private readonly settle = new Debouncer(() => this.place(), SETTLE_MS);
 }

@@ -12,13 +12,13 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
-import type { ISnapshot } from './api';
+import type { Snapshot } from './generated';
 import { ApiError } from './api';
 import { AUTOMATIC, byTime, isAutomatic, pastOf } from './lineage';
-import type { Machine } from './model';
+import type { MicroVM } from './model';
 import type { Operations } from './operations';
 
-/** Not in `metadata.fc_kernel`: that is the machine's, and the server refuses names that it does not know. */
+/** Not in `metadata.fc_kernel`: that is the microVM's, and the server refuses names that it does not know. */
 const METADATA = 'fc_kernel_timeline';
 /** A snapshot's name has 64 characters, of which a prefix and a time take some. */
 const MAX_CELL_ID = 40;
@@ -28,11 +28,11 @@ export interface IBudget {
   readonly bytes: number;
 }
 
-/** Where a cell can be gone back to, and what its snapshot cost. */
+/** The snapshots before and after a cell, and what the latter cost. */
 export interface IMark {
   /** The state before the cell; `null` where its snapshot is gone. */
-  readonly before: ISnapshot | null;
-  readonly after: ISnapshot;
+  readonly before: Snapshot | null;
+  readonly after: Snapshot;
   readonly cost: ICost;
 }
 
@@ -66,9 +66,9 @@ export function changesSomething(source: string): boolean {
   return source.split('\n').some(line => line.trim() !== '' && !line.trim().startsWith('#'));
 }
 
-/** The cells' marks, by the cells' names: those that the machine's present has come by. */
+/** The cells' marks, by the cells' names, of those cells whose snapshot is the current one or an ancestor of it. */
 export function marks(
-  snapshots: readonly ISnapshot[],
+  snapshots: readonly Snapshot[],
   current: string | null,
   costs: ReadonlyMap<string, ICost> = new Map()
 ): Map<string, IMark> {
@@ -86,11 +86,11 @@ export function marks(
 }
 
 /** The timeline's snapshots that are over its budget: the oldest first, never the current one. */
-export function overBudget(snapshots: readonly ISnapshot[], current: string | null, budget: IBudget): ISnapshot[] {
+export function overBudget(snapshots: readonly Snapshot[], current: string | null, budget: IBudget): Snapshot[] {
   const own = snapshots.filter(isAutomatic).sort(byTime);
   let count = own.length;
   let size = own.reduce((sum, snapshot) => sum + snapshot.size_bytes, 0);
-  const victims: ISnapshot[] = [];
+  const victims: Snapshot[] = [];
   for (const snapshot of own) {
     if (count <= budget.count && size <= budget.bytes) {
       break;
@@ -150,31 +150,31 @@ export class Timeline implements IDisposable {
   async toggle(panel: NotebookPanel): Promise<void> {
     const on = !isTimelineOn(panel);
     setTimeline(panel, on);
-    const machine = on ? this.options.operations.machineOf(panel) : null;
-    if (machine) {
-      await this.takeByServer(panel, machine, 'start', this.options.trans.__('Start of the timeline'));
+    const microvm = on ? this.options.operations.microvmOf(panel) : null;
+    if (microvm) {
+      await this.takeByServer(panel, microvm, 'start', this.options.trans.__('Start of the timeline'));
     }
   }
 
-  marksOf(machine: Machine): Map<string, IMark> {
-    return marks(machine.snapshots, machine.kernel?.current ?? null, this.costs);
+  marksOf(microvm: MicroVM): Map<string, IMark> {
+    return marks(microvm.snapshots, microvm.kernel?.current ?? null, this.costs);
   }
 
-  /** Put the machine back to before a cell ran; what it leaves is one click away as well. */
-  async back(machine: Machine, cellId: string): Promise<boolean> {
+  /** Restore the microVM to its state before a cell ran; a notification offers to undo that. */
+  async back(microvm: MicroVM, cellId: string): Promise<boolean> {
     const { operations, trans } = this.options;
-    const mark = this.marksOf(machine).get(nameOfCell(cellId));
+    const mark = this.marksOf(microvm).get(nameOfCell(cellId));
     if (!mark?.before) {
       return false;
     }
-    const left = machine.snapshot(machine.kernel?.current ?? null);
-    if (!(await operations.restoreNow(machine, mark.before, 'machine'))) {
+    const left = microvm.snapshot(microvm.kernel?.current ?? null);
+    if (!(await operations.restoreNow(microvm, mark.before, 'microvm'))) {
       return false;
     }
-    Notification.success(trans.__('The machine is back at the state before the cell.'), {
+    Notification.success(trans.__('The microVM was restored to its state before the cell.'), {
       autoClose: 8000,
       actions: left
-        ? [{ label: trans.__('Undo'), callback: () => void operations.restoreNow(machine, left, 'machine') }]
+        ? [{ label: trans.__('Undo'), callback: () => void operations.restoreNow(microvm, left, 'microvm') }]
         : []
     });
     return true;
@@ -182,8 +182,8 @@ export class Timeline implements IDisposable {
 
   private onScheduled(_: unknown, { notebook, cell }: { notebook: Notebook; cell: Cell }): void {
     const panel = this.panelOf(notebook);
-    const machine = panel && isTimelineOn(panel) ? this.options.operations.machineOf(panel) : null;
-    if (!panel || !machine) {
+    const microvm = panel && isTimelineOn(panel) ? this.options.operations.microvmOf(panel) : null;
+    if (!panel || !microvm) {
       return;
     }
     const runs = this.runs.get(notebook) ?? [];
@@ -192,7 +192,7 @@ export class Timeline implements IDisposable {
     if (last && !last.asked && speaksPython(panel)) {
       // This cell's request is sent when this function has returned, so the snapshot comes before it.
       last.asked = true;
-      void this.takeInKernel(panel, machine, last.cell);
+      void this.takeInKernel(panel, microvm, last.cell);
     }
     if (changesSomething(cell.model.sharedModel.getSource())) {
       runs.push({ cell, asked: false });
@@ -206,8 +206,8 @@ export class Timeline implements IDisposable {
     const runs = this.runs.get(notebook) ?? [];
     const at = runs.findIndex(run => run.cell === cell);
     const panel = this.panelOf(notebook);
-    const machine = this.options.operations.machineOf(panel);
-    if (at < 0 || !panel || !machine) {
+    const microvm = this.options.operations.microvmOf(panel);
+    if (at < 0 || !panel || !microvm) {
       return;
     }
     const [run] = runs.splice(at, 1);
@@ -219,14 +219,14 @@ export class Timeline implements IDisposable {
     if (failed || !run.asked) {
       // A cell that fails takes the requests behind it along, so also the snapshot that was asked for.
       if (speaksPython(panel)) {
-        void this.takeInKernel(panel, machine, cell);
+        void this.takeInKernel(panel, microvm, cell);
       } else if (runs.length === 0) {
-        void this.takeByServer(panel, machine, cell.model.id, this.options.trans.__('After the last cell that ran'));
+        void this.takeByServer(panel, microvm, cell.model.id, this.options.trans.__('After the last cell that ran'));
       }
     }
   }
 
-  private async takeInKernel(panel: NotebookPanel, machine: Machine, cell: Cell): Promise<void> {
+  private async takeInKernel(panel: NotebookPanel, microvm: MicroVM, cell: Cell): Promise<void> {
     const kernel = panel.sessionContext.session?.kernel;
     if (!kernel) {
       return;
@@ -246,7 +246,7 @@ export class Timeline implements IDisposable {
       const reply = await future.done;
       const { content } = reply;
       if (content.status === 'ok') {
-        await this.taken(machine, name, (Date.now() - began) / 1000);
+        await this.taken(microvm, name, (Date.now() - began) / 1000);
       } else if (content.status === 'error') {
         this.stop(panel, content.evalue);
       }
@@ -256,26 +256,26 @@ export class Timeline implements IDisposable {
     }
   }
 
-  private async takeByServer(panel: NotebookPanel, machine: Machine, cell: string, description: string): Promise<void> {
+  private async takeByServer(panel: NotebookPanel, microvm: MicroVM, cell: string, description: string): Promise<void> {
     const name = this.newName(cell);
     const began = Date.now();
     try {
-      await machine.take(name, description);
-      await this.taken(machine, name, (Date.now() - began) / 1000);
+      await microvm.take(name, description);
+      await this.taken(microvm, name, (Date.now() - began) / 1000);
     } catch (error) {
       this.stop(panel, error instanceof ApiError ? error.message : String(error));
     }
   }
 
-  private async taken(machine: Machine, name: string, seconds: number): Promise<void> {
-    const size = (): number => machine.snapshots.find(snapshot => snapshot.name === name)?.size_bytes ?? 0;
+  private async taken(microvm: MicroVM, name: string, seconds: number): Promise<void> {
+    const size = (): number => microvm.snapshots.find(snapshot => snapshot.name === name)?.size_bytes ?? 0;
     const told = size();
-    await machine.refresh();
+    await microvm.refresh();
     this.costs.set(name, { bytes: Math.max(told, size()), seconds });
     this._measured.emit();
-    for (const victim of overBudget(machine.snapshots, machine.kernel?.current ?? null, this.options.budget())) {
+    for (const victim of overBudget(microvm.snapshots, microvm.kernel?.current ?? null, this.options.budget())) {
       try {
-        await machine.drop(victim);
+        await microvm.drop(victim);
       } catch (error) {
         // In use, say: it is tried again after the next cell.
         console.debug(`The timeline keeps ${victim.name}`, error);
@@ -286,7 +286,7 @@ export class Timeline implements IDisposable {
   /** Without snapshots the timeline promises what it does not hold, so it ends where one fails. */
   private stop(panel: NotebookPanel, why: string): void {
     setTimeline(panel, false);
-    Notification.error(this.options.trans.__('The timeline has been switched off: %1', why), { autoClose: false });
+    Notification.error(this.options.trans.__('The timeline was switched off: %1', why), { autoClose: false });
   }
 
   private newName(cellId: string): string {

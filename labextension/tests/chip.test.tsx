@@ -11,7 +11,7 @@ const kernel = aKernel();
 
 describe('what the chip shows', () => {
   const cases: [string, Partial<IChipInput>, ChipView][] = [
-    ['a machine', { kernel }, { kind: 'machine', kernel }],
+    ['a microVM', { kernel }, { kind: 'microvm', kernel }],
     ['nothing of another kernel', { promised: false }, { kind: 'nothing' }],
     ['nothing where the kernel is another than its spec says', {}, { kind: 'nothing' }],
     ['a kernel that starts', { present: false, starting: true }, { kind: 'starting' }],
@@ -43,7 +43,7 @@ describe('the chip', () => {
   };
 
   it('has tier, vCPUs, memory and state, in words', () => {
-    const button = show({ kind: 'machine', kernel }).querySelector('button')!;
+    const button = show({ kind: 'microvm', kernel }).querySelector('button')!;
     expect([...button.children].map(child => child.textContent)).toEqual([
       '⚠ Emulated',
       '2 vCPUs',
@@ -58,13 +58,13 @@ describe('the chip', () => {
   });
 
   it('warns of no tier that isolates', () => {
-    const button = show({ kind: 'machine', kernel: aKernel({ tier: 'jailed' }) }).querySelector('button')!;
+    const button = show({ kind: 'microvm', kernel: aKernel({ tier: 'jailed' }) }).querySelector('button')!;
     expect(button.textContent).not.toContain('⚠');
   });
 
   it('says what it does not know', () => {
     const dead = aKernel({ state: 'dead', tier: null, vcpu_count: null, mem_size_mib: null, mem_used_mib: null });
-    expect(show({ kind: 'machine', kernel: dead }).textContent).toBe('MicroVMdead');
+    expect(show({ kind: 'microvm', kernel: dead }).textContent).toBe('MicroVMdead');
     expect(show({ kind: 'unavailable', why: 'missing' }).querySelector('button')!.title).toContain('server extension');
   });
 });

@@ -33,11 +33,11 @@ describe('the form’s fields', () => {
   it('take what the schema allows and say what is wrong with the rest', () => {
     expect(valueOf(field('vcpu_count'), ' 4 ', trans)).toBe(4);
     expect(valueOf(field('vcpu_count'), '', trans)).toBeUndefined();
-    expect(() => valueOf(field('vcpu_count'), '5', trans)).toThrow('5 is over the administrator’s limit of 4');
-    expect(() => valueOf(field('vcpu_count'), '0', trans)).toThrow('less than the least');
+    expect(() => valueOf(field('vcpu_count'), '5', trans)).toThrow('The administrator’s limit is 4');
+    expect(() => valueOf(field('vcpu_count'), '0', trans)).toThrow('The minimum is 1');
     expect(() => valueOf(field('vcpu_count'), '1.5', trans)).toThrow('not a whole number');
     expect(() => valueOf(field('image'), '../x', trans)).toThrow('letters');
-    expect(() => valueOf(field('network'), 'lan', trans)).toThrow('allowed: none, nat');
+    expect(() => valueOf(field('network'), 'lan', trans)).toThrow('“lan” is not allowed. Allowed: none, nat');
   });
 
   it('leave the other settings alone', () => {
@@ -85,7 +85,7 @@ describe('the form', () => {
     type(node, 'vcpu_count', '99');
     expect(onValue).not.toHaveBeenCalled();
     const field = node.querySelector('[data-field="vcpu_count"]')!;
-    expect(field.querySelector('[role="alert"]')!.textContent).toBe('99 is over the administrator’s limit of 4');
+    expect(field.querySelector('[role="alert"]')!.textContent).toBe('The administrator’s limit is 4');
     expect(field.querySelector('input')!.getAttribute('aria-invalid')).toBe('true');
   });
 
@@ -100,6 +100,6 @@ describe('the form', () => {
 
   it('says what applies after the next restart', () => {
     const node = show({ settings: { vcpu_count: 4, mem_size_mib: 512 } });
-    expect(node.querySelector('[role="status"]')!.textContent).toContain('After the next restart: vCPUs.');
+    expect(node.querySelector('[role="status"]')!.textContent).toContain('Applies at the next kernel start: vCPUs.');
   });
 });

@@ -1,11 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ApiError } from '../src/api';
-import { Machines } from '../src/model';
+import { MicroVMs } from '../src/model';
 import { aKernel, aSnapshot, Server, settled } from './server';
 
-describe('the machines', () => {
+describe('the microVMs', () => {
   let server: Server;
-  let machines: Machines;
+  let microvms: MicroVMs;
 
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
@@ -14,118 +14,118 @@ describe('the machines', () => {
       'GET kernels/k1': aKernel(),
       'GET kernels/k1/snapshots': []
     });
-    machines = new Machines(server.api, server.events);
+    microvms = new MicroVMs(server.api, server.events);
   });
 
   afterEach(() => {
-    machines.dispose();
+    microvms.dispose();
     vi.useRealTimers();
   });
 
   it('tell whether the server can tell', async () => {
-    expect(machines.availability).toBe('unknown');
-    expect(await machines.look()).toBe('ready');
+    expect(microvms.availability).toBe('unknown');
+    expect(await microvms.look()).toBe('ready');
     server.routes['GET status'] = { version: '0.1.0', tier: null, gateway: true };
-    expect(await machines.look()).toBe('gateway');
+    expect(await microvms.look()).toBe('gateway');
     server.routes['GET status'] = { status: 501, body: { message: 'a gateway' } };
-    expect(await machines.look()).toBe('gateway');
+    expect(await microvms.look()).toBe('gateway');
     delete server.routes['GET status'];
-    expect(await machines.look()).toBe('missing');
+    expect(await microvms.look()).toBe('missing');
     server.routes['GET status'] = { status: 500, body: { message: 'no' } };
-    expect(await machines.look()).toBe('failed');
+    expect(await microvms.look()).toBe('failed');
   });
 
   it('are looked at when the server is known to tell of them', async () => {
-    const machine = machines.machine('k1');
+    const microvm = microvms.microvm('k1');
     await settled();
     expect(server.asked).toEqual([]);
-    await machines.look();
+    await microvms.look();
     await settled();
-    expect(machine.kernel?.mem_size_mib).toBe(512);
+    expect(microvm.kernel?.mem_size_mib).toBe(512);
   });
 
   it('are none where the kernel is in none', async () => {
-    await machines.look();
-    const machine = machines.machine('plain');
+    await microvms.look();
+    const microvm = microvms.microvm('plain');
     await settled();
-    expect(machine.isKnown).toBe(true);
-    expect(machine.kernel).toBeNull();
-    expect(machine.trouble).toBeNull();
+    expect(microvm.isKnown).toBe(true);
+    expect(microvm.kernel).toBeNull();
+    expect(microvm.trouble).toBeNull();
   });
 
   it('show a snapshot as soon as the event comes, and then what the server says', async () => {
-    await machines.look();
-    const machine = machines.machine('k1');
+    await microvms.look();
+    const microvm = microvms.microvm('k1');
     await settled();
     const snapshot = aSnapshot({ size_bytes: 1 });
     let emitted = 0;
-    machine.changed.connect(() => (emitted += 1));
+    microvm.changed.connect(() => (emitted += 1));
     server.routes['GET kernels/k1/snapshots'] = [{ ...snapshot, size_bytes: 2 }];
     server.routes['GET kernels/k1'] = aKernel({ current: snapshot.id });
     server.emit({ kernel_id: 'k1', action: 'snapshot', snapshot });
     expect(emitted).toBe(1);
-    expect(machine.snapshots.map(each => each.size_bytes)).toEqual([1]);
-    expect(machine.kernel?.current).toBe(snapshot.id);
+    expect(microvm.snapshots.map(each => each.size_bytes)).toEqual([1]);
+    expect(microvm.kernel?.current).toBe(snapshot.id);
     await vi.advanceTimersByTimeAsync(300);
     await settled();
-    expect(machine.snapshots.map(each => each.size_bytes)).toEqual([2]);
+    expect(microvm.snapshots.map(each => each.size_bytes)).toEqual([2]);
   });
 
   it('do not let an old answer undo an event', async () => {
-    await machines.look();
-    const machine = machines.machine('k1');
+    await microvms.look();
+    const microvm = microvms.microvm('k1');
     await settled();
     const snapshot = aSnapshot();
     let answer: (value: unknown) => void = () => undefined;
     server.routes['GET kernels/k1/snapshots'] = () => new Promise(resolve => (answer = resolve));
-    const looking = machine.refresh();
+    const looking = microvm.refresh();
     await settled();
     server.emit({ kernel_id: 'k1', action: 'snapshot', snapshot });
     answer([]);
     await looking;
-    expect(machine.snapshots).toEqual([snapshot]);
+    expect(microvm.snapshots).toEqual([snapshot]);
   });
 
   it('take in renames, deletions and states, also of snapshots that a fork made', async () => {
     const snapshot = aSnapshot();
     server.routes['GET kernels/k1/snapshots'] = [snapshot];
-    await machines.look();
-    const machine = machines.machine('k1');
+    await microvms.look();
+    const microvm = microvms.microvm('k1');
     await settled();
     server.emit({ kernel_id: 'k2', action: 'rename', snapshot: { ...snapshot, name: 'renamed' } });
-    expect(machine.snapshots[0].name).toBe('renamed');
+    expect(microvm.snapshots[0].name).toBe('renamed');
     server.emit({ kernel_id: 'k2', action: 'snapshot', snapshot: aSnapshot({ scope: 'other.ipynb' }) });
-    expect(machine.snapshots).toHaveLength(1);
+    expect(microvm.snapshots).toHaveLength(1);
     server.emit({ kernel_id: 'k1', action: 'state', state: 'restoring' });
-    expect(machine.kernel?.state).toBe('restoring');
-    server.emit({ kernel_id: null, action: 'delete', snapshot });
-    expect(machine.snapshots).toEqual([]);
+    expect(microvm.kernel?.state).toBe('restoring');
+    server.emit({ kernel_id: '', action: 'delete', snapshot });
+    expect(microvm.snapshots).toEqual([]);
   });
 
   it('hear of what an event should have told, with the next look', async () => {
-    await machines.look();
-    const machine = machines.machine('k1');
+    await microvms.look();
+    const microvm = microvms.microvm('k1');
     await settled();
     const looked = server.asked.length;
-    await machine.refreshKernel();
+    await microvm.refreshKernel();
     expect(server.asked.length).toBe(looked + 1);
     server.routes['GET kernels/k1'] = aKernel({ disk_bytes: 5 });
     server.routes['GET kernels/k1/snapshots'] = [aSnapshot()];
-    await machine.refreshKernel();
-    expect(machine.snapshots).toHaveLength(1);
+    await microvm.refreshKernel();
+    expect(microvm.snapshots).toHaveLength(1);
   });
 
   it('are dead when the server knows them no more, and keep what they were when it stumbles', async () => {
-    await machines.look();
-    const machine = machines.machine('k1');
+    await microvms.look();
+    const microvm = microvms.microvm('k1');
     await settled();
     server.routes['GET kernels/k1'] = { status: 500, body: { message: 'the store is locked', reason: 'StoreError' } };
-    await machine.refresh();
-    expect(machine.kernel?.state).toBe('running');
-    expect(machine.trouble?.message).toBe('the store is locked');
+    await microvm.refresh();
+    expect(microvm.kernel?.state).toBe('running');
+    expect(microvm.trouble?.message).toBe('the store is locked');
     delete server.routes['GET kernels/k1'];
-    await machine.refresh();
-    expect(machine.kernel?.state).toBe('dead');
+    await microvm.refresh();
+    expect(microvm.kernel?.state).toBe('dead');
   });
 });
 

@@ -2,9 +2,9 @@ import { nullTranslator } from '@jupyterlab/translation';
 import * as React from 'react';
 import { createRoot } from 'react-dom/client';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import type { ISnapshot } from '../src/api';
+import type { Snapshot } from '../src/generated';
 import { nameFault } from '../src/dialogs';
-import { Machine } from '../src/model';
+import { MicroVM } from '../src/model';
 import { untrusted } from '../src/operations';
 import { PanelView } from '../src/panel/view';
 import { aKernel, aSnapshot, Server } from './server';
@@ -29,18 +29,18 @@ describe('the panel', () => {
   let node: HTMLElement;
   let chosen: readonly string[] = [];
 
-  const show = async (snapshots: readonly ISnapshot[], current: string | null = b.id): Promise<void> => {
+  const show = async (snapshots: readonly Snapshot[], current: string | null = b.id): Promise<void> => {
     const server = new Server({
       'GET kernels/k1': aKernel({ current, disk_bytes: 9_000_000 }),
       'GET kernels/k1/snapshots': snapshots
     });
-    const machine = new Machine(server.api, 'k1');
-    await machine.refresh();
+    const microvm = new MicroVM(server.api, 'k1');
+    await microvm.refresh();
     React.act(() =>
       createRoot(node).render(
         <PanelView
           availability="ready"
-          machine={machine}
+          microvm={microvm}
           heading="a.ipynb"
           timeline={false}
           actions={actions}
@@ -72,7 +72,7 @@ describe('the panel', () => {
   });
   afterEach(() => node.remove());
 
-  it('shows where the machine stands, in a tree', async () => {
+  it('shows the current snapshot, in a tree', async () => {
     await show([a, b, side]);
     expect(items().map(each => [each.getAttribute('aria-level'), each.getAttribute('aria-current')])).toEqual([
       ['1', null],
@@ -80,9 +80,9 @@ describe('the panel', () => {
       ['1', 'true']
     ]);
     expect(item('a').getAttribute('aria-expanded')).toBe('true');
-    expect(item('b').textContent).toContain('3.0 MB');
+    expect(item('b').textContent).toContain('2.9 MiB');
     expect(item('b').textContent).toContain('with notebook');
-    expect(node.querySelector('.fc-Panel-sum')!.textContent).toBe('3 snapshots, 9.0 MB');
+    expect(node.querySelector('.fc-Panel-sum')!.textContent).toBe('3 snapshots, 8.6 MiB');
   });
 
   it('shows what comes from the guest as text', async () => {

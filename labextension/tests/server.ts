@@ -1,10 +1,10 @@
 /** A server in memory: answers the REST API as the real one does, and tells events. */
 import type { ServerConnection } from '@jupyterlab/services';
 import { Signal } from '@lumino/signaling';
-import type { IKernel, IMachineEvent, ISnapshot } from '../src/api';
+import type { Kernel, PublicEvent, Snapshot, StateChanged } from '../src/generated';
 import { Api, EVENT_SCHEMA } from '../src/api';
 
-export function aKernel(changes: Partial<IKernel> = {}): IKernel {
+export function aKernel(changes: Partial<Kernel> = {}): Kernel {
   return {
     kernel_id: 'k1',
     state: 'running',
@@ -30,7 +30,7 @@ export function aKernel(changes: Partial<IKernel> = {}): IKernel {
 
 let made = 0;
 
-export function aSnapshot(changes: Partial<ISnapshot> = {}): ISnapshot {
+export function aSnapshot(changes: Partial<Snapshot> = {}): Snapshot {
   made += 1;
   return {
     id: `id${made}`,
@@ -47,9 +47,16 @@ export function aSnapshot(changes: Partial<ISnapshot> = {}): ISnapshot {
     image: 'default',
     monitor: 'qemu',
     in_use: false,
+    current: false,
     ...changes
   };
 }
+
+/** An event without what it has by default. */
+type Occurrence =
+  | (Partial<StateChanged> & Pick<StateChanged, 'action' | 'kernel_id' | 'state'>)
+  | WithoutSeq<Exclude<PublicEvent, StateChanged>>;
+type WithoutSeq<E> = E extends PublicEvent ? Omit<E, 'seq'> : never;
 
 type Answer = { readonly status: number; readonly body?: unknown };
 
@@ -68,9 +75,14 @@ export class Server {
     return new Api(this.settings);
   }
 
-  emit(event: IMachineEvent): void {
-    this.events.stream.emit({ schema_id: EVENT_SCHEMA, ...event });
+  emit(event: Occurrence): void {
+    this.emitted += 1;
+    const common = { schema_id: EVENT_SCHEMA, seq: this.emitted };
+    const defaults = event.action === 'state' ? { message: '', returncode: null, console: [], vm_ended: false } : {};
+    this.events.stream.emit({ ...common, ...defaults, ...event });
   }
+
+  private emitted = 0;
 
   private get settings(): ServerConnection.ISettings {
     return {

@@ -5,7 +5,7 @@ import type { Locator } from '@playwright/test';
 
 async function inspector(page: Page): Promise<Locator> {
   await page.sidebar.openTab('jp-property-inspector');
-  const form = page.getByRole('form', { name: 'Machine of the kernel' });
+  const form = page.getByRole('form', { name: 'MicroVM settings' });
   if (!(await form.isVisible())) {
     await page.locator('#jp-property-inspector').getByText('MicroVM', { exact: true }).click();
   }
@@ -27,13 +27,13 @@ test('a value over the limit is an error at its field, and what is good is writt
   await vcpus.fill('200');
   await vcpus.press('Enter');
   const field = form.locator('[data-field="vcpu_count"]');
-  await expect(field.getByRole('alert')).toContainText('limit');
+  await expect(field.getByRole('alert')).toHaveText(/^The administrator’s limit is \d+$/);
   await expect(vcpus).toHaveAttribute('aria-invalid', 'true');
   expect(await settings(page)).toBeNull();
   await vcpus.fill('2');
   await vcpus.press('Enter');
   await expect(field.getByRole('alert')).toBeEmpty();
-  await expect(form.getByRole('status')).toContainText('After the next restart: vCPUs');
+  await expect(form.getByRole('status')).toContainText('Applies at the next kernel start: vCPUs.');
   expect(await settings(page)).toEqual({ vcpu_count: 2 });
   await form.getByRole('button', { name: 'Save and restart…' }).click();
   await dialog(page).getByRole('button', { name: 'Confirm Kernel Restart' }).click();

@@ -1,4 +1,4 @@
-/** What the tests do to a JupyterLab with real machines. */
+/** What the tests do to a JupyterLab with real microVMs. */
 import type { IJupyterLabPageFixture } from '@jupyterlab/galata';
 import { expect, galata, test as base } from '@jupyterlab/galata';
 import type { APIRequestContext, Locator } from '@playwright/test';
@@ -61,7 +61,7 @@ export function notebookOf(cells: readonly string[], options: INotebookOptions =
   };
 }
 
-/** Open a new notebook with these cells, and wait until its machine runs. */
+/** Open a new notebook with these cells, and wait until its microVM runs. */
 export async function open(
   page: Page,
   folder: string,
@@ -127,7 +127,7 @@ export async function write(page: Page, at: number, source: string): Promise<voi
   await page.keyboard.press('Escape');
 }
 
-/** Resolves when the server has put a machine back. */
+/** Resolves when the server has put a microVM back. */
 export async function restored(page: Page): Promise<void> {
   const response = await page.waitForResponse(answer => new URL(answer.url()).pathname.endsWith('/restore'));
   expect(response.status()).toBe(200);

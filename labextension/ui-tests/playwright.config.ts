@@ -8,7 +8,7 @@ const config: PlaywrightTestConfig = {
   outputDir: process.env.FC_KERNEL_UI_RESULTS ?? '../test-results',
   timeout: 2 * DEADLINE_MS,
   expect: { timeout: DEADLINE_MS / 2 },
-  // The machines share what memory there is.
+  // The microVMs share what memory there is.
   workers: 1,
   fullyParallel: false,
   forbidOnly: true,

@@ -26,7 +26,7 @@ import { open } from './lab';
 
 const EVIL = '<img src=x onerror="window.evil = true">';
 
-test('the chip tells of the machine, and of no other kernel', async ({ page, tmpPath }) => {
+test('the chip tells of the microVM, and of no other kernel', async ({ page, tmpPath }) => {
   await open(page, tmpPath, 'a.ipynb', ['1 + 1']);
   await expect(chip(page)).toContainText('Emulated');
   await expect(chip(page)).toContainText(/\d+ vCPU/);
@@ -38,7 +38,7 @@ test('the chip tells of the machine, and of no other kernel', async ({ page, tmp
   await expect(panel(page)).toContainText('No snapshots yet.');
   await open(page, tmpPath, 'plain.ipynb', ['1 + 1'], { kernel: 'python3' });
   await expect(front(page).locator('.fc-Chip')).toBeHidden();
-  await expect(panel(page)).toContainText('whose kernel runs in a microVM');
+  await expect(panel(page)).toContainText('Open a notebook with a microVM kernel to see its snapshots.');
 });
 
 test('a snapshot that a cell takes appears in the panel', async ({ page, tmpPath }) => {
@@ -133,7 +133,7 @@ test('a kernel that cannot start says why in one line', async ({ page, tmpPath }
   await expect(dialog(page)).toContainText('200');
 });
 
-test('notebook and machine go back together', async ({ page, tmpPath }) => {
+test('notebook and microVM go back together', async ({ page, tmpPath }) => {
   await open(page, tmpPath, 'a.ipynb', ['x = 1\nprint("x is", x)', 'print("later", x)']);
   await showPanel(page);
   await run(page, 0);
@@ -144,7 +144,7 @@ test('notebook and machine go back together', async ({ page, tmpPath }) => {
   await run(page, 1);
   await expect(output(page, 1)).toHaveText('later 2');
   await row(page, 'both').dblclick();
-  await dialog(page).getByLabel('Machine and notebook').check();
+  await dialog(page).getByLabel('MicroVM and notebook').check();
   await answer(page, 'Restore');
   await expect(output(page, 0)).toHaveText('x is 1');
   await expect(output(page, 1)).toHaveCount(0);
@@ -179,11 +179,11 @@ test('snapshots are renamed, filtered, exported, imported and deleted', async ({
   await expect(dialog(page)).toContainText('Delete 2 snapshots?');
   await answer(page, 'Delete');
   await expect(panel(page).getByRole('treeitem')).toHaveCount(1);
-  // The running machine needs the one that it stands at.
+  // The running microVM uses its current snapshot.
   await row(page, 'three').click();
   await action(page, 'Delete').click();
   await answer(page, 'Delete');
-  await expect(dialog(page)).toContainText('“three” was not deleted');
+  await expect(dialog(page)).toContainText('“three” could not be deleted');
   await answer(page, 'Close');
   // Galata looks at every request, and 300 MB are too much to look at.
   await page.unrouteAll();
@@ -247,12 +247,12 @@ test('without the server extension the chip explains itself', async ({ page, tmp
     await (window as any).jupyterapp.commands.execute('docmanager:open', { path });
   }, `${tmpPath}/a.ipynb`);
   await expect(chip(page)).toHaveAttribute('data-state', 'unavailable');
-  await expect(chip(page)).toHaveAttribute('title', /server extension of fc-kernel is not enabled/);
+  await expect(chip(page)).toHaveAttribute('title', /server extension fc_kernel is not enabled/);
   await idle(page);
   await run(page, 0);
   await expect(output(page, 0)).toHaveText('2');
   await expect(dialog(page)).toHaveCount(0);
-  // Whoever looks gets the news, and so what has been repaired.
+  // Opening the panel asks the server again, so that a repair is seen.
   await page.unroute(calls);
   await chip(page).click();
   await expect(chip(page)).toHaveAttribute('data-state', 'running');

@@ -10,18 +10,18 @@ test('each cell that ran can be gone back to before', async ({ page, tmpPath }) 
   // All are sent at once, and yet each has a snapshot of its own.
   await page.menu.clickMenuItem('Run>Run All Cells');
   await expect(output(page, 4)).toHaveText('x is [1, 2, 3]');
-  const back = (at: number) => cell(page, at).getByRole('button', { name: 'Put the machine back to before this cell' });
+  const back = (at: number) => cell(page, at).getByRole('button', { name: 'Restore the microVM to before this cell' });
   await expect(back(4)).toBeVisible();
   for (const at of [0, 1, 3]) {
     await expect(back(at)).toBeVisible();
-    await expect(cell(page, at).locator('.fc-Mark-cost')).toHaveText(/\d MB|\d KB/);
+    await expect(cell(page, at).locator('.fc-Mark-cost')).toHaveText(/\d MiB|\d KiB/);
   }
   await expect(cell(page, 2).locator('.fc-Mark')).toHaveCount(0);
   await expect(panel(page).getByRole('treeitem')).toHaveCount(5);
   await idle(page);
   await picture(page, 'timeline');
   await back(3).click();
-  await expect(page.getByText('The machine is back at the state before the cell.')).toBeVisible();
+  await expect(page.getByText('The microVM was restored to its state before the cell.')).toBeVisible();
   await expect(cell(page, 3).locator('.fc-Mark')).toHaveCount(0);
   await run(page, 4);
   await expect(output(page, 4)).toHaveText('x is [1, 2]');

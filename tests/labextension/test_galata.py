@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).parents[2]
 SOURCES = CHECKOUT / "labextension"
 #: Pictures of what was seen are kept here.
 RESULTS = Path(os.environ.get("FC_KERNEL_UI_RESULTS", SOURCES / "test-results"))
-#: All of Galata's tests, each with a machine or two of its own.
+#: All of Galata's tests, each with a microVM or two of its own.
 ALL_S = 1800
 
 CONFIG = """
@@ -73,6 +73,13 @@ def npm(*words: str, timeout_s: float, **environment: str) -> None:
 def test_units(built: ModuleType) -> None:
     npm("check", timeout_s=300)
     npm("test", timeout_s=300)
+
+
+@pytest.mark.timeout(600)
+def test_generated_types_are_current(built: ModuleType) -> None:
+    # ``python`` of the script is to be this one.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    npm("check:types", timeout_s=120, PATH=path)
 
 
 @pytest.fixture

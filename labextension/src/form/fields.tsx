@@ -1,8 +1,8 @@
-/** The form itself: one labelled input for each field, with its limits, its error and what applies only later. */
+/** The form: one labelled input for each field, with its limits, its error and whether its value applies only later. */
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { PartialJSONObject } from '@lumino/coreutils';
 import * as React from 'react';
-import type { IKernel } from '../api';
+import type { Kernel } from '../generated';
 import type { FieldName, IField } from './schema';
 import { textOf, valueOf } from './schema';
 
@@ -10,9 +10,9 @@ export interface IFormProps {
   readonly fields: readonly IField[];
   /** `metadata.fc_kernel` of the notebook. */
   readonly settings: PartialJSONObject;
-  /** The running machine, for what differs from it. */
-  readonly kernel: IKernel | null;
-  /** What the server says of the settings, by field; the empty name has what belongs to none. */
+  /** The running kernel: settings that differ from it apply at its next start. */
+  readonly kernel: Kernel | null;
+  /** The server's errors about the settings, by field; the empty name has those that belong to no field. */
   readonly refused: ReadonlyMap<string, string>;
   readonly trans: TranslationBundle;
   readonly onValue: (name: FieldName, value: string | number | undefined) => void;
@@ -24,7 +24,7 @@ export function Form(props: IFormProps): JSX.Element {
   const later = kernel ? fields.filter(field => isLater(field, settings, kernel)) : [];
   const others = [...refused].filter(([name]) => !fields.some(field => field.name === name));
   return (
-    <form className="fc-Form" onSubmit={event => event.preventDefault()} aria-label={trans.__('Machine of the kernel')}>
+    <form className="fc-Form" onSubmit={event => event.preventDefault()} aria-label={trans.__('MicroVM settings')}>
       {fields.map(field => (
         <Field key={field.name} field={field} {...props} />
       ))}
@@ -33,13 +33,11 @@ export function Form(props: IFormProps): JSX.Element {
           {message}
         </div>
       ))}
-      <p className="fc-Form-note">
-        {trans.__('Kept in the notebook. A kernel takes it up when it starts or restarts.')}
-      </p>
+      <p className="fc-Form-note">{trans.__('Saved in the notebook. Applies at the next kernel start.')}</p>
       {later.length > 0 && (
         <div className="fc-Form-later" role="status">
           <span>
-            {trans.__('After the next restart: %1.', later.map(field => label(field.name, trans)).join(', '))}
+            {trans.__('Applies at the next kernel start: %1.', later.map(field => label(field.name, trans)).join(', '))}
           </span>
           <button type="button" className="jp-mod-styled jp-mod-accept" onClick={onRestart}>
             {trans.__('Save and restart…')}
@@ -60,15 +58,13 @@ export function label(name: FieldName, trans: TranslationBundle): string {
       return trans.__('Memory (MiB)');
     case 'network':
       return trans.__('Network');
-    case 'workspace':
-      return trans.__('Workspace');
   }
 }
 
-/** Whether a setting differs from what the machine has. */
-function isLater(field: IField, settings: PartialJSONObject, kernel: IKernel): boolean {
+/** Whether a setting differs from what the microVM has. */
+function isLater(field: IField, settings: PartialJSONObject, kernel: Kernel): boolean {
   const wanted = settings[field.name];
-  return wanted != null && field.name !== 'workspace' && kernel[field.name] != null && wanted !== kernel[field.name];
+  return wanted != null && kernel[field.name] != null && wanted !== kernel[field.name];
 }
 
 function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
@@ -77,13 +73,11 @@ function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
   const [text, setText] = React.useState(saved);
   const [fault, setFault] = React.useState('');
   React.useEffect(() => {
-    // What is typed is kept until the notebook says something else.
+    // What is typed stays until the notebook's value changes.
     setText(saved);
     setFault('');
   }, [saved]);
-  const standard = field.standard
-    ? trans.__('Default of the workspace (%1)', field.standard)
-    : trans.__('Default of the workspace');
+  const standard = field.standard ? trans.__('Default: %1', field.standard) : trans.__('Default');
   const id = `fc-form-${field.name}`;
   const wrong = fault || (text === saved ? (refused.get(field.name) ?? '') : '');
   const commit = (next: string): void => {
@@ -118,7 +112,7 @@ function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
           }}
         >
           <option value="">{standard}</option>
-          {/* What a notebook from elsewhere wants is shown, allowed or not. */}
+          {/* A notebook from elsewhere may hold a value that is not allowed here; it is shown all the same. */}
           {(field.choices.includes(saved) || saved === '' ? field.choices : [saved, ...field.choices]).map(choice => (
             <option key={choice} value={choice}>
               {choice}
@@ -156,16 +150,16 @@ function Field(props: IFormProps & { readonly field: IField }): JSX.Element {
 
 function limits(field: IField, trans: TranslationBundle): string {
   if (field.minimum !== null && field.maximum !== null) {
-    return trans.__('%1 to %2.', field.minimum, field.maximum);
+    return trans.__('Allowed: %1 to %2.', field.minimum, field.maximum);
   }
-  return field.maximum !== null ? trans.__('At most %1.', field.maximum) : '';
+  return field.maximum !== null ? trans.__('Maximum: %1.', field.maximum) : '';
 }
 
-function running(field: IField, settings: PartialJSONObject, kernel: IKernel | null, trans: TranslationBundle): string {
-  if (!kernel || field.name === 'workspace' || kernel[field.name] == null) {
+function running(field: IField, settings: PartialJSONObject, kernel: Kernel | null, trans: TranslationBundle): string {
+  if (!kernel || kernel[field.name] == null) {
     return '';
   }
   return isLater(field, settings, kernel)
-    ? trans.__('Now %1; the new value applies after the next restart.', kernel[field.name]!)
-    : trans.__('Now %1.', kernel[field.name]!);
+    ? trans.__('Current: %1. The new value applies at the next kernel start.', kernel[field.name]!)
+    : trans.__('Current: %1.', kernel[field.name]!);
 }

@@ -1,9 +1,9 @@
-/** The form's fields, read from the JSON Schema of `metadata.fc_kernel`; and what a text in one of them means. */
+/** Reads the form's fields from the JSON Schema of `metadata.fc_kernel`, and the values from the texts in the fields. */
 import type { JSONObject, JSONValue, PartialJSONObject } from '@lumino/coreutils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 
-/** The fields that a notebook's author may want; the rest of the schema is the administrator's. */
-export const FIELDS = ['image', 'vcpu_count', 'mem_size_mib', 'network', 'workspace'] as const;
+/** The settings that the form offers; the others are for administrators. */
+export const FIELDS = ['image', 'vcpu_count', 'mem_size_mib', 'network'] as const;
 export type FieldName = (typeof FIELDS)[number];
 
 export interface IField {
@@ -13,9 +13,9 @@ export interface IField {
   readonly minimum: number | null;
   readonly maximum: number | null;
   readonly pattern: string | null;
-  /** What is allowed, where that is a list. */
+  /** The allowed values, where the schema lists them. */
   readonly choices: readonly string[] | null;
-  /** What is taken where the notebook says nothing, as text. */
+  /** The default, as text. */
   readonly standard: string;
 }
 
@@ -42,7 +42,7 @@ export function fieldsOf(schema: JSONObject): IField[] {
   });
 }
 
-/** What a field's text means: a value, or `undefined` for the default of the workspace. Throws what is wrong with it. */
+/** The value that a field's text stands for; `undefined` is the default. Throws an error that says what is wrong with it. */
 export function valueOf(field: IField, text: string, trans: TranslationBundle): string | number | undefined {
   const wanted = text.trim();
   if (wanted === '') {
@@ -50,10 +50,12 @@ export function valueOf(field: IField, text: string, trans: TranslationBundle): 
   }
   if (!field.isNumber) {
     if (field.choices && !field.choices.includes(wanted)) {
-      throw new Error(trans.__('“%1” is not allowed here; allowed: %2', wanted, field.choices.join(', ')));
+      throw new Error(trans.__('“%1” is not allowed. Allowed: %2', wanted, field.choices.join(', ')));
     }
     if (field.pattern && !matches(field.pattern, wanted)) {
-      throw new Error(trans.__('At most 64 letters, digits, “.”, “_” and “-”, beginning with a letter or digit.'));
+      throw new Error(
+        trans.__('A name has at most 64 letters, digits, “.”, “_” and “-”, and begins with a letter or a digit.')
+      );
     }
     return wanted;
   }
@@ -62,15 +64,15 @@ export function valueOf(field: IField, text: string, trans: TranslationBundle): 
     throw new Error(trans.__('“%1” is not a whole number', wanted));
   }
   if (field.maximum !== null && value > field.maximum) {
-    throw new Error(trans.__('%1 is over the administrator’s limit of %2', value, field.maximum));
+    throw new Error(trans.__('The administrator’s limit is %1', field.maximum));
   }
   if (field.minimum !== null && value < field.minimum) {
-    throw new Error(trans.__('%1 is less than the least, %2', value, field.minimum));
+    throw new Error(trans.__('The minimum is %1', field.minimum));
   }
   return value;
 }
 
-/** Settings with one field set, or left to the workspace. */
+/** The settings with one field set, or without it for the default. */
 export function withValue(
   settings: PartialJSONObject,
   name: FieldName,

@@ -9,7 +9,7 @@ import { PanelLayout } from '@lumino/widgets';
 import * as React from 'react';
 import { ApiError } from '../api';
 import { explanation, isMicroVM } from '../chip';
-import type { Machine, Machines } from '../model';
+import type { MicroVM, MicroVMs } from '../model';
 import { Form } from './fields';
 import type { FieldName, IField } from './schema';
 import { fieldsOf, withValue } from './schema';
@@ -18,7 +18,7 @@ const METADATA = 'fc_kernel';
 
 export namespace SpecTool {
   export interface IOptions {
-    readonly machines: Machines;
+    readonly microvms: MicroVMs;
     readonly trans: TranslationBundle;
     /** Save a notebook and restart its kernel, asking first. */
     readonly onRestart: (panel: NotebookPanel) => void;
@@ -32,11 +32,11 @@ export class SpecTool extends NotebookTools.Tool {
     const layout = (this.layout = new PanelLayout());
     this.body = new Body(() => this.content());
     layout.addWidget(this.body);
-    options.machines.changed.connect(this.onServer, this);
+    options.microvms.changed.connect(this.onServer, this);
   }
 
   dispose(): void {
-    this.options.machines.changed.disconnect(this.onServer, this);
+    this.options.microvms.changed.disconnect(this.onServer, this);
     this.leave();
     super.dispose();
   }
@@ -66,10 +66,10 @@ export class SpecTool extends NotebookTools.Tool {
   }
 
   private onKernel(): void {
-    this.machine?.changed.disconnect(this.redraw, this);
+    this.microvm?.changed.disconnect(this.redraw, this);
     const id = this.panel?.sessionContext.session?.kernel?.id;
-    this.machine = id ? this.options.machines.machine(id) : null;
-    this.machine?.changed.connect(this.redraw, this);
+    this.microvm = id ? this.options.microvms.microvm(id) : null;
+    this.microvm?.changed.connect(this.redraw, this);
     this.redraw();
   }
 
@@ -82,18 +82,18 @@ export class SpecTool extends NotebookTools.Tool {
     if (this.panel && !this.panel.isDisposed) {
       this.panel.sessionContext.kernelChanged.disconnect(this.onKernel, this);
     }
-    this.machine?.changed.disconnect(this.redraw, this);
-    this.machine = null;
+    this.microvm?.changed.disconnect(this.redraw, this);
+    this.microvm = null;
     this.panel = null;
   }
 
-  /** Get the schema, once there is a server that has one. */
+  /** Get the schema, once the server is known to have one. */
   private look(): void {
-    const { machines } = this.options;
-    if (this.fields || this.asking || machines.availability !== 'ready') {
+    const { microvms } = this.options;
+    if (this.fields || this.asking || microvms.availability !== 'ready') {
       return;
     }
-    this.asking = machines.api
+    this.asking = microvms.api
       .schema()
       .then(schema => {
         this.fields = fieldsOf(schema);
@@ -126,24 +126,24 @@ export class SpecTool extends NotebookTools.Tool {
     }
   }
 
-  /** Hear what the server says of the settings, as it would say at a start. */
+  /** Have the server check the settings as it would at a start. */
   private async check(): Promise<void> {
-    const { machines } = this.options;
+    const { microvms } = this.options;
     const { settings } = this;
-    if (machines.availability !== 'ready' || !this.panel?.model) {
+    if (microvms.availability !== 'ready' || !this.panel?.model) {
       return;
     }
     const asked = (this.checks += 1);
     let refused = new Map<string, string>();
     try {
       if (Object.keys(settings).length > 0) {
-        await machines.api.check(settings as JSONObject);
+        await microvms.api.check(settings as JSONObject);
       }
     } catch (error) {
       if (error instanceof ApiError && (error.status === 400 || error.status === 422)) {
         refused = new Map([[error.field ?? '', error.message]]);
       }
-      // Anything else says nothing about the settings, and the start will tell.
+      // Other errors say nothing about the settings. If something is wrong with these, the start reports it.
     }
     if (asked === this.checks && !this.isDisposed) {
       this.refused = refused;
@@ -158,22 +158,22 @@ export class SpecTool extends NotebookTools.Tool {
   }
 
   private content(): JSX.Element {
-    const { machines, trans, onRestart } = this.options;
+    const { microvms, trans, onRestart } = this.options;
     const { panel } = this;
     const specs = panel?.sessionContext.specsManager.specs?.kernelspecs;
     const name = panel?.sessionContext.session?.kernel?.name ?? panel?.sessionContext.kernelPreference.name;
-    if (!panel || !(this.machine?.kernel || isMicroVM(name ? specs?.[name] : null))) {
-      return <p className="fc-Form-note">{trans.__('For notebooks whose kernel runs in a microVM.')}</p>;
+    if (!panel || !(this.microvm?.kernel || isMicroVM(name ? specs?.[name] : null))) {
+      return <p className="fc-Form-note">{trans.__('Only notebooks with a microVM kernel have these settings.')}</p>;
     }
-    if (machines.availability !== 'ready') {
-      return <p className="fc-Form-note">{explanation(machines.availability, trans)}</p>;
+    if (microvms.availability !== 'ready') {
+      return <p className="fc-Form-note">{explanation(microvms.availability, trans)}</p>;
     }
     return (
       <Form
         key={panel.id}
         fields={this.fields ?? []}
         settings={this.settings}
-        kernel={this.machine?.kernel ?? null}
+        kernel={this.microvm?.kernel ?? null}
         refused={this.refused}
         trans={trans}
         onValue={(field, value) => this.set(field, value)}
@@ -184,7 +184,7 @@ export class SpecTool extends NotebookTools.Tool {
 
   private readonly body: Body;
   private panel: NotebookPanel | null = null;
-  private machine: Machine | null = null;
+  private microvm: MicroVM | null = null;
   private fields: IField[] | null = null;
   private asking: Promise<void> | null = null;
   private refused: ReadonlyMap<string, string> = new Map();

@@ -1,16 +1,16 @@
-/** The panel of the left side bar: the snapshots of the notebook in front. */
+/** The panel of the left side bar: the snapshots of the current notebook. */
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import * as React from 'react';
-import { machineIcon } from '../icons';
-import type { Machine, Machines } from '../model';
+import { microvmIcon } from '../icons';
+import type { MicroVM, MicroVMs } from '../model';
 import type { IPanelActions } from './view';
 import { PanelView } from './view';
 
 export namespace SnapshotsPanel {
   export interface IOptions {
-    readonly machines: Machines;
+    readonly microvms: MicroVMs;
     readonly tracker: INotebookTracker;
     readonly actions: IPanelActions;
     /** Whether a notebook's timeline is on. */
@@ -24,17 +24,17 @@ export class SnapshotsPanel extends ReactWidget {
     super();
     this.id = 'fc-kernel-snapshots';
     this.addClass('fc-Panel');
-    this.title.icon = machineIcon;
+    this.title.icon = microvmIcon;
     this.title.caption = options.trans.__('Snapshots');
     this.node.setAttribute('role', 'region');
-    this.node.setAttribute('aria-label', options.trans.__('Snapshots of the microVM'));
+    this.node.setAttribute('aria-label', options.trans.__('MicroVM snapshots'));
     this.node.tabIndex = -1;
-    options.machines.changed.connect(this.onChanged, this);
+    options.microvms.changed.connect(this.onChanged, this);
     options.tracker.currentChanged.connect(this.onNotebook, this);
     this.onNotebook();
   }
 
-  /** The snapshots that are chosen. */
+  /** The ids of the selected snapshots. */
   get chosen(): readonly string[] {
     return this._chosen;
   }
@@ -43,20 +43,20 @@ export class SnapshotsPanel extends ReactWidget {
     if (this.isDisposed) {
       return;
     }
-    const { machines, tracker } = this.options;
-    machines.changed.disconnect(this.onChanged, this);
+    const { microvms, tracker } = this.options;
+    microvms.changed.disconnect(this.onChanged, this);
     tracker.currentChanged.disconnect(this.onNotebook, this);
     this.leave();
     super.dispose();
   }
 
   protected render(): JSX.Element {
-    const { machines, actions, isTimelineOn, trans } = this.options;
+    const { microvms, actions, isTimelineOn, trans } = this.options;
     return (
       <PanelView
-        key={this.machine?.kernelId ?? ''}
-        availability={machines.availability}
-        machine={this.machine}
+        key={this.microvm?.kernelId ?? ''}
+        availability={microvms.availability}
+        microvm={this.microvm}
         heading={this.notebook?.title.label ?? ''}
         timeline={this.notebook !== null && isTimelineOn(this.notebook)}
         actions={actions}
@@ -96,10 +96,10 @@ export class SnapshotsPanel extends ReactWidget {
   }
 
   private onKernel(): void {
-    this.machine?.changed.disconnect(this.onChanged, this);
+    this.microvm?.changed.disconnect(this.onChanged, this);
     const id = this.notebook?.sessionContext.session?.kernel?.id;
-    this.machine = id ? this.options.machines.machine(id) : null;
-    this.machine?.changed.connect(this.onChanged, this);
+    this.microvm = id ? this.options.microvms.microvm(id) : null;
+    this.microvm?.changed.connect(this.onChanged, this);
     this.update();
   }
 
@@ -111,8 +111,8 @@ export class SnapshotsPanel extends ReactWidget {
       notebook.model?.metadataChanged.disconnect(this.onChanged, this);
       notebook.disposed.disconnect(this.onNotebookGone, this);
     }
-    this.machine?.changed.disconnect(this.onChanged, this);
-    this.machine = null;
+    this.microvm?.changed.disconnect(this.onChanged, this);
+    this.microvm = null;
     this.notebook = null;
   }
 
@@ -121,6 +121,6 @@ export class SnapshotsPanel extends ReactWidget {
   }
 
   private notebook: NotebookPanel | null = null;
-  private machine: Machine | null = null;
+  private microvm: MicroVM | null = null;
   private _chosen: readonly string[] = [];
 }

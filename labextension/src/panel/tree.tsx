@@ -1,7 +1,7 @@
-/** The lineage as a tree: roles and keys as the ARIA practices have them, with several rows to choose. */
+/** The lineage as a tree in which several rows can be selected; roles and keys are those of the ARIA practices. */
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
-import { bytes, time, title } from '../format';
+import { bytes, time, timeWithZone, title } from '../format';
 import type { IRow } from '../lineage';
 import type { ISelection } from './selection';
 import * as selections from './selection';
@@ -177,9 +177,11 @@ function Row(props: IRowProps): JSX.Element {
       <span className="fc-Tree-mark" aria-hidden="true" />
       <span className="fc-Tree-text">
         <span className="fc-Tree-name">{title(snapshot)}</span>
-        {row.current && <span className="fc-Tree-now">{trans.__('now')}</span>}
+        {row.current && <span className="fc-Tree-current">{trans.__('current')}</span>}
         <span className="fc-Tree-facts">
-          <time dateTime={snapshot.created}>{time(snapshot.created)}</time>
+          <time dateTime={snapshot.created} title={timeWithZone(snapshot.created)}>
+            {time(snapshot.created)}
+          </time>
           <span>{bytes(snapshot.size_bytes)}</span>
           {snapshot.has_notebook && <span>{trans.__('with notebook')}</span>}
         </span>

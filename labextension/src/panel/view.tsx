@@ -1,4 +1,4 @@
-/** What the panel shows: actions, filter, tree; or why there is nothing to show. */
+/** The panel's content: actions, filter and tree; or why there is none. */
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { LabIcon } from '@jupyterlab/ui-components';
 import {
@@ -14,13 +14,13 @@ import * as React from 'react';
 import { explanation, stateName } from '../chip';
 import { bytes, tierName } from '../format';
 import { isAutomatic, rows } from '../lineage';
-import type { Availability, Machine } from '../model';
+import type { Availability, MicroVM } from '../model';
 import { forkIcon } from '../icons';
 import type { ISelection } from './selection';
 import { kept, NOTHING } from './selection';
 import { Tree } from './tree';
 
-/** What the panel can have done; each asks before something is lost. */
+/** What the panel's buttons and keys do; each asks before something is lost. */
 export interface IPanelActions {
   create(): void;
   restore(id: string): void;
@@ -34,40 +34,40 @@ export interface IPanelActions {
 
 export interface IPanelProps {
   readonly availability: Availability;
-  readonly machine: Machine | null;
+  readonly microvm: MicroVM | null;
   /** The notebook's name. */
   readonly heading: string;
   /** Whether the notebook's timeline is on. */
   readonly timeline: boolean;
   readonly actions: IPanelActions;
   readonly trans: TranslationBundle;
-  /** Told whenever other rows are chosen. */
+  /** Called whenever other rows are selected. */
   readonly onChosen: (ids: readonly string[]) => void;
 }
 
 export function PanelView(props: IPanelProps): JSX.Element {
-  const { availability, machine, trans } = props;
-  if (machine?.kernel) {
-    return <MachineView {...props} machine={machine} />;
+  const { availability, microvm, trans } = props;
+  if (microvm?.kernel) {
+    return <MicroVMView {...props} microvm={microvm} />;
   }
   const known = availability === 'ready' || availability === 'unknown';
   return (
     <div className="fc-Panel-empty" role="status">
       {known
-        ? trans.__('Snapshots are of notebooks whose kernel runs in a microVM. Open one, or choose such a kernel.')
+        ? trans.__('Open a notebook with a microVM kernel to see its snapshots.')
         : explanation(availability, trans)}
     </div>
   );
 }
 
-function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.Element {
-  const { machine, heading, timeline, actions, trans, onChosen } = props;
-  const kernel = machine.kernel!;
+function MicroVMView(props: IPanelProps & { readonly microvm: MicroVM }): JSX.Element {
+  const { microvm, heading, timeline, actions, trans, onChosen } = props;
+  const kernel = microvm.kernel!;
   const [filter, setFilter] = React.useState('');
   const [automatic, setAutomatic] = React.useState(true);
   const [folded, setFolded] = React.useState<ReadonlySet<string>>(new Set());
   const [selected, setSelection] = React.useState<ISelection>(NOTHING);
-  const { snapshots } = machine;
+  const { snapshots } = microvm;
   const shown = rows(snapshots, { current: kernel.current, filter, automatic, folded });
   const selection = kept(
     selected,
@@ -91,7 +91,7 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
   const isBusy = kernel.state !== 'running';
   return (
     <>
-      <div className="fc-Panel-machine">
+      <div className="fc-Panel-microvm">
         <strong>{heading}</strong>
         <span>{`${tierName(kernel.tier, trans)}, ${stateName(kernel.state, trans)}`}</span>
       </div>
@@ -106,7 +106,7 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
         <Action
           icon={undoIcon}
           label={trans.__('Restore')}
-          title={trans.__('Put the machine back to the chosen snapshot')}
+          title={trans.__('Restore the selected snapshot')}
           onClick={() => one && actions.restore(one)}
           disabled={!one || isBusy}
         />
@@ -115,8 +115,8 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
           label={trans.__('Fork')}
           title={
             one
-              ? trans.__('Open the chosen snapshot in a new tab')
-              : trans.__('Open a copy of the machine in a new tab')
+              ? trans.__('Fork the selected snapshot into a new tab')
+              : trans.__('Fork the running kernel into a new tab')
           }
           onClick={() => actions.fork(one)}
           disabled={chosen.length > 1 || isBusy}
@@ -159,9 +159,9 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
           </label>
         )}
       </div>
-      {machine.trouble && (
+      {microvm.trouble && (
         <div className="fc-Panel-trouble" role="alert">
-          {machine.trouble.message}
+          {microvm.trouble.message}
         </div>
       )}
       {shown.length > 0 ? (
@@ -177,12 +177,12 @@ function MachineView(props: IPanelProps & { readonly machine: Machine }): JSX.El
         />
       ) : (
         <div className="fc-Panel-empty" role="status">
-          {snapshots.length > 0 ? trans.__('No snapshot matches.') : trans.__('No snapshots yet.')}
+          {snapshots.length > 0 ? trans.__('No snapshots match the filter.') : trans.__('No snapshots yet.')}
         </div>
       )}
       <div className="fc-Panel-sum" aria-live="polite">
         {trans._n('%1 snapshot', '%1 snapshots', snapshots.length)}, {bytes(kernel.disk_bytes)}
-        {!kernel.current && snapshots.length > 0 && <> · {trans.__('the machine stands at none of them')}</>}
+        {!kernel.current && snapshots.length > 0 && <> · {trans.__('no current snapshot')}</>}
       </div>
     </>
   );
