@@ -30,6 +30,8 @@ from .machine.start import KernelRequest
 from .sessions.session import KernelSession
 from .settings.config import load_config
 from .settings.sources import guest_environment, resolve_settings
+from .settings.tenant import Tenant
+from .supply.supply import supply_of
 
 MAX_CONNECTION_FILE_BYTES = 64 << 10
 #: A shell's convention for a process that a signal ended.
@@ -126,11 +128,12 @@ async def serve(
     signals: set[asyncio.Task[None]] = set()
 
     async with contextlib.AsyncExitStack() as stack:
-        endpoint_dir = RunDir.create(new_vm_id())
+        tenant = Tenant.of_this_process(config)
+        endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
         stack.callback(endpoint_dir.remove)
         session = KernelSession(
             engine,
-            config,
+            supply_of(engine, tenant),
             stack.enter_context(endpoints_of(info, endpoint_dir.path)),
             key=info["key"].encode(),
             signature_scheme=info["signature_scheme"],

@@ -21,6 +21,8 @@ from .sessions.session import KernelSession
 from .settings.config import FcKernelConfig, load_config
 from .settings.notebook import path_on_server
 from .settings.sources import guest_environment, resolve_settings
+from .settings.tenant import Tenant
+from .supply.supply import supply_of
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +160,9 @@ class FcProvisioner(KernelProvisionerBase):
     async def _open_session(self, engine: Engine, request: KernelRequest, config: FcKernelConfig) -> None:
         """Make the session; on the engine's loop, so that whoever stops waiting for it still finds it."""
         manager: Any = self.parent
-        endpoint_dir = RunDir.create(new_vm_id())
+        tenant = Tenant.of_this_process(config)
+        supply = supply_of(engine, tenant)
+        endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
         ip = str(endpoint_dir.path / "k")
         key, scheme = manager.session.key, manager.session.signature_scheme
         labels = {"kernel_id": self.kernel_id}
@@ -170,7 +174,7 @@ class FcProvisioner(KernelProvisionerBase):
         public, secret = self._curve_keys()
         session = KernelSession(
             engine,
-            config,
+            supply,
             ClientEndpoints(transport="ipc", ip=ip, curve_publickey=public, curve_secretkey=secret),
             key=key,
             signature_scheme=scheme,

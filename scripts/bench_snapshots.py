@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 from bench_kernels import DEADLINE_S, alone, alternately, attached, execute, kernel, reply_ms, start_ms, summary
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.host.engine import Engine
 from fc_kernel.vmm.journal import list_entries
 
@@ -67,7 +68,7 @@ def measure_starts(ours: str, plain: str, monitor: str, samples: int, say: Calla
 def wait_for_pool() -> None:
     """Until a VM stands ready; its making is not what is measured."""
     end = time.monotonic() + DEADLINE_S
-    while not any("pool" in entry.labels and is_quiet(entry.pid) for entry in list_entries()):
+    while not any("pool" in entry.labels and is_quiet(entry.pid) for entry in list_entries(runtime_dir())):
         if time.monotonic() > end:
             raise TimeoutError("no VM came into the pool")
         time.sleep(0.05)
@@ -180,12 +181,12 @@ def measure_forks(ours: str, monitor: str, samples: int, say: Callable[[str], No
 
 def forks() -> list[int]:
     """The monitors of running forks."""
-    return [entry.pid for entry in list_entries() if "fork_of" in entry.labels]
+    return [entry.pid for entry in list_entries(runtime_dir()) if "fork_of" in entry.labels]
 
 
 def pss_mib() -> float:
     """Proportional set size of all our VMs together: what they share counts once."""
-    return sum(psutil.Process(entry.pid).memory_full_info().pss for entry in list_entries()) / MIB
+    return sum(psutil.Process(entry.pid).memory_full_info().pss for entry in list_entries(runtime_dir())) / MIB
 
 
 def wait_until_alone() -> None:

@@ -15,7 +15,7 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from traitlets.config import Config
 
-from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
 from fc_kernel.host.engine import Engine
 from fc_kernel.machine.start import KernelRequest
@@ -23,7 +23,9 @@ from fc_kernel.sessions.forks import ForkInfo
 from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
+from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots.store import SnapshotStore
+from fc_kernel.supply.supply import supply_of
 from fc_kernel.testing import FakeVmm
 
 from .waiting import until
@@ -154,13 +156,14 @@ class ScriptedKernel:
         self._clients: list[Client] = []
 
     async def open(self) -> ScriptedKernel:
-        endpoint_dir = RunDir.create(new_vm_id())
+        endpoint_dir = RunDir.create(runtime_dir(), new_vm_id())
         ip = str(endpoint_dir.path / "k")
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
+            supply = supply_of(self.engine, Tenant.of_this_process(self.config))
             labels = {"kernel_id": self.kernel_id, "scope": SCOPE}
-            return KernelSession(self.engine, self.config, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
+            return KernelSession(self.engine, supply, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
 
         self.session = await self.engine.run(make())
         ports = {f"{channel}_port": self.session.ports[channel] for channel in CHANNELS}

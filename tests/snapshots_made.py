@@ -21,7 +21,7 @@ SCOPE, OWNER = "a.ipynb", "ann"
 
 def store_in(path: Path, **more: Any) -> SnapshotStore:
     """A store with records of its own."""
-    return SnapshotStore(path / "snapshots", records=VerifiedFiles(path / "cache"), **more)
+    return SnapshotStore(path / "snapshots", **{"owner": OWNER, "records": VerifiedFiles(path / "cache"), **more})
 
 
 def fields(**more: Any) -> ManifestDraft:
@@ -65,7 +65,7 @@ def save(
     **more: Any,
 ) -> Snapshot:
     """One snapshot, whole or on another."""
-    with store.begin(name=name, scope=scope, owner=OWNER, expected_bytes=MIB) as draft:
+    with store.begin(name=name, scope=scope, expected_bytes=MIB) as draft:
         write_sparse(draft.files.mem, {1: page(1), 300: page(300)} if pages is None else pages)
         draft.files.vmstate.write_bytes(b"vmstate of " + draft.id.encode())
         base = Base.full() if on is None else Base.diff_on(on)

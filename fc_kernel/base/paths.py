@@ -24,12 +24,16 @@ UNLOCKED_AGE_S = 60.0
 
 
 def runtime_dir() -> Path:
-    """Directory of all run directories: ``FC_KERNEL_RUNTIME_DIR``, or in ``XDG_RUNTIME_DIR``, or in ``/tmp``.
+    """The directory at :func:`runtime_path`.
 
     It is made with mode 0700. Raises :class:`~fc_kernel.errors.RunDirError` if it is not a directory of ours alone, or so
     deep that a socket in it would have too long a path.
     """
-    path = _runtime_path()
+    return private_dir(runtime_path())
+
+
+def private_dir(path: Path) -> Path:
+    """The directory of all run directories, made if need be; raises as :func:`runtime_dir`."""
     longest = len(os.fsencode(path)) + 1 + VM_ID_BYTES * 2 + LONGEST_SOCKET_NAME
     if longest > MAX_SOCKET_PATH_BYTES:
         raise RunDirError(
@@ -49,7 +53,8 @@ def runtime_dir() -> Path:
     return path
 
 
-def _runtime_path() -> Path:
+def runtime_path() -> Path:
+    """Where run directories are: ``FC_KERNEL_RUNTIME_DIR``, or in ``XDG_RUNTIME_DIR``, or in ``/tmp``. Not checked here."""
     if chosen := os.environ.get("FC_KERNEL_RUNTIME_DIR"):
         return Path(chosen).absolute()
     if session := os.environ.get("XDG_RUNTIME_DIR"):
@@ -90,9 +95,9 @@ class RunDir:
         self._lock = lock
 
     @classmethod
-    def create(cls, vm_id: str) -> RunDir:
-        """Make a fresh directory; raises :class:`~fc_kernel.errors.RunDirError`."""
-        path = runtime_dir() / vm_id
+    def create(cls, run_dir: Path, vm_id: str) -> RunDir:
+        """Make a fresh directory below ``run_dir``; raises :class:`~fc_kernel.errors.RunDirError`."""
+        path = private_dir(run_dir) / vm_id
         # It gets its name when the lock is held: a reaper that finds it without one would take it for an orphan's.
         staged = path.with_name(f".{vm_id}")
         try:

@@ -17,6 +17,7 @@ from traitlets import Bool
 from .. import __version__
 from ..errors import FcKernelError
 from ..settings.config import FcKernelConfig, load_config
+from ..settings.tenant import Tenant
 
 #: Exit status for a call whose words are off, as argparse has it.
 USAGE_STATUS = 2
@@ -62,6 +63,11 @@ class Command(_Application):
     def settings(self) -> FcKernelConfig:
         """The configuration, read from the same files as the provisioner reads; raises ``ConfigError``."""
         return load_config(self.config)
+
+    @property
+    def tenant(self) -> Tenant:
+        """The user of this process; raises ``ConfigError``."""
+        return Tenant.of_this_process(self.settings)
 
     @property
     def out(self) -> Console:

@@ -9,13 +9,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from traitlets import Bool, List, Unicode
 
+from ..base.paths import cache_dir, data_dir
 from ..errors import FcKernelError, ImageCorrupt, ImageNotFound
 from ..host.engine import Engine
 from ..images.build import BuildRequest, build_image, recipe
 from ..images.store import Image, ImageStore
-from ..settings.config import FcKernelConfig, load_config
 from ..settings.resolve import Resolved, Source, resolve
-from ..supply.supply import shared_supply
+from ..settings.tenant import Tenant
+from ..supply.supply import supply_of
 from .command import JSON_FLAG, Command, CommandGroup
 
 MIB = 1 << 20
@@ -69,7 +70,7 @@ class ImageBuildCommand(Command):
 
     def run(self) -> None:
         """Build with a progress display on standard error."""
-        store = ImageStore()
+        store = _image_store()
         request = BuildRequest(
             name=self.image_name,
             requirements=Path(self.requirements) if self.requirements else None,
@@ -90,12 +91,12 @@ class ImageBuildCommand(Command):
         """Start a kernel once, so that the first user's start is a restore, too; what fails here fails nobody."""
         engine = Engine.shared()
         try:
-            config = load_config(self.config)
+            config = self.settings
             resolved = resolve(
                 [config.as_source(), Source("image", {"image": image.name}, trusted=True)], config.limits()
             )
             with self.err.status("the template: a kernel is started once and saved"):
-                made = engine.run_blocking(_prepared(engine, config, resolved))
+                made = engine.run_blocking(_prepared(engine, self.tenant, resolved))
         except FcKernelError as error:
             self.err.print(f"no template: {error}", markup=False)
         else:
@@ -139,7 +140,7 @@ class ImageListCommand(Command):
 
     def run(self) -> None:
         """Print the table."""
-        images = list(ImageStore().images())
+        images = list(_image_store().images())
         if self.json:
             self.print_json(
                 [{"error": str(image)} if isinstance(image, ImageCorrupt) else image.to_dict() for image in images]
@@ -176,7 +177,7 @@ class ImageShowCommand(Command):
 
     def run(self) -> None:
         """Verify, then print."""
-        store = ImageStore()
+        store = _image_store()
         image = store.get(self.extra_args[0] if self.extra_args else "default")
         store.verify(image)
         self.print_json(image.to_dict())
@@ -193,7 +194,7 @@ class ImageRemoveCommand(Command):
 
     def run(self) -> None:
         """Remove each, or none when one is not there."""
-        store = ImageStore()
+        store = _image_store()
         names = list(dict.fromkeys(self.extra_args))
         for name in names:
             if not store.has(name):
@@ -219,8 +220,12 @@ class ImageGroup(CommandGroup):
     }
 
 
-async def _prepared(engine: Engine, config: FcKernelConfig, resolved: Resolved) -> bool:
-    return await shared_supply(engine, config).prepare(resolved)
+def _image_store() -> ImageStore:
+    return ImageStore(data_dir() / "images", cache_dir())
+
+
+async def _prepared(engine: Engine, tenant: Tenant, resolved: Resolved) -> bool:
+    return await supply_of(engine, tenant).prepare(resolved)
 
 
 def _spread(option: str, argv: list[str]) -> list[str]:

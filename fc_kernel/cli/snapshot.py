@@ -12,7 +12,6 @@ from traitlets import Bool, Unicode
 
 from ..base.text import without_controls
 from ..errors import SnapshotError, SnapshotInUse, SnapshotNotFound
-from ..machine.identity import owner
 from ..snapshots import Snapshot, SnapshotStore, export_snapshot, import_snapshot
 from ..supply.stores import snapshot_store
 from .command import JSON_FLAG, Command, CommandGroup
@@ -30,7 +29,7 @@ class SnapshotCommand(Command):
 
     def store(self) -> SnapshotStore:
         """The store that the configuration speaks of."""
-        return snapshot_store(self.settings)
+        return snapshot_store(self.tenant)
 
     def find(self, store: SnapshotStore, ref: str) -> Snapshot:
         """The one that is meant; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
@@ -246,9 +245,7 @@ class SnapshotImportCommand(SnapshotCommand):
         (source,) = self.extra_args
         path: Any = source if "://" in source else Path(source)
         with self.err.status(f"importing {source}"):
-            snapshot = import_snapshot(
-                self.store(), path, scope=self.scope or None, owner=owner(), name=self.snapshot_name or None
-            )
+            snapshot = import_snapshot(self.store(), path, scope=self.scope or None, name=self.snapshot_name or None)
         if self.json:
             self.print_json(snapshot.to_dict())
         else:

@@ -8,6 +8,7 @@ from jupyter_core.application import base_flags
 from rich.table import Table
 from rich.text import Text
 
+from ..base.paths import runtime_dir
 from ..base.text import without_controls
 from ..supply.stores import snapshot_store, template_store
 from ..vmm.journal import JournalEntry, list_entries
@@ -24,7 +25,7 @@ class PsCommand(Command):
 
     def run(self) -> None:
         """Print the table."""
-        entries = list_entries()
+        entries = list_entries(runtime_dir())
         if self.json:
             self.print_json([entry.to_dict() for entry in entries])
             return
@@ -62,9 +63,9 @@ class GcCommand(Command):
 
     def run(self) -> None:
         """Reap and report."""
-        reaped = reap()
-        swept = [("snapshot", name) for name in snapshot_store(self.settings).sweep()]
-        swept += [("template", name) for name in template_store().sweep()]
+        reaped = reap(runtime_dir())
+        swept = [("snapshot", name) for name in snapshot_store(self.tenant).sweep()]
+        swept += [("template", name) for name in template_store(self.tenant).sweep()]
         if self.json:
             self.print_json([*(vm.to_dict() for vm in reaped), *({kind: name} for kind, name in swept)])
             return

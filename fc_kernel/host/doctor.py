@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from ..base.paths import data_dir, runtime_dir
+from ..base.paths import cache_dir, data_dir, runtime_dir
 from ..errors import ConfigError, FcKernelError, ImageError
 from ..images import namespaces
 from ..images.steps import BUILD_PROGRAMS, missing_packages
@@ -134,7 +134,7 @@ def _tier(config: FcKernelConfig, resolved: Resolved) -> tuple[Check, Choice | N
 
 
 def _image(name: str, *, needed: bool) -> Check:
-    store = ImageStore()
+    store = ImageStore(data_dir() / "images", cache_dir())
     missing = Status.FAIL if needed else Status.WARN
     build = "fc-kernel image build" + ("" if name == "default" else f" --name {name}")
     try:

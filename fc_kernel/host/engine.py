@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..errors import StateError
-from ..vmm.reaper import reap
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,16 +43,12 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._closers: set[Closing] = set()
         self._kernels: dict[str, Any] = {}
-        #: What sessions have in common, by a name of its own; on the loop.
-        self.shared_things: dict[str, Any] = {}
+        #: What the sessions of a tenant have in common, by the tenant; on the loop.
+        self.shared_things: dict[Any, Any] = {}
         #: Makes the kernels of a fork, in place of :func:`~fc_kernel.sessions.forks.standalone`; a server's way of having them.
         self.forker: Any = None
         self._thread = threading.Thread(target=self._run, name="fc-kernel-engine", daemon=True)
         self._thread.start()
-        with contextlib.suppress(Exception):
-            # What a killed server left is ended before anything new is started; it must not keep a kernel from starting.
-            for vm in reap():
-                log.warning("VM %s of a dead server: %s", vm.vm_id, vm.outcome)
         atexit.register(self.close)
 
     @classmethod

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..base.paths import cache_dir, data_dir
 from ..base.verified import VerifiedFiles
 from ..errors import ImageBuildError, ImageCorrupt, ImageError, ImageNotFound, SpecError
 from ..settings.spec import NAME_PATTERN
+from ..settings.tenant import Tenant
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, ImageManifest, sha256_of
 from .staging import REMOVED_PREFIX
 
@@ -69,10 +69,16 @@ def check_name(name: str) -> str:
 
 
 class ImageStore:
-    """Images by name; nothing outside ``root`` is ever opened."""
+    """Images by name; nothing outside ``root`` is ever opened. ``cache_dir`` holds the digests of files that were verified."""
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = root or data_dir() / "images"
+    def __init__(self, root: Path, cache_dir: Path) -> None:
+        self.root = root
+        self._records = VerifiedFiles(cache_dir)
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> ImageStore:
+        """The tenant's images."""
+        return cls(tenant.image_dir, tenant.cache_dir)
 
     def has(self, name: str) -> bool:
         """Whether there is something of that name, sound or not."""
@@ -122,7 +128,7 @@ class ImageStore:
 
         With ``unless_unchanged`` a file that was hashed within a day and has not changed since is not read again.
         """
-        hash_of = VerifiedFiles(cache_dir()).sha256_of if unless_unchanged else sha256_of
+        hash_of = self._records.sha256_of if unless_unchanged else sha256_of
         for part in image.manifest.parts:
             path = image.path / part.file
             again = f"build it again with: fc-kernel image build --name {image.name} --replace"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import getpass
-import os
 from pathlib import Path
 
 from ..images.store import Image
@@ -16,14 +14,6 @@ from ..wire.ports import PROTOCOL_VERSION
 
 #: What TCG emulates depends on QEMU's version, which is compared by itself, and not on the host's processor.
 EMULATED = "emulated"
-
-
-def owner() -> str:
-    """Whose snapshots they are: the user of this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.geteuid()}"
 
 
 def host_for(choice: Choice, image: Image | None) -> Host:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from ..errors import AgentError, AgentUnreachable, NotReseeded, SnapshotCorrupt
 from ..images.store import Image
 from ..memory.pages import merge
-from ..settings.config import FcKernelConfig
 from ..settings.resolve import Resolved
 from ..settings.spec import NetworkInterface, VmSpec
+from ..settings.tenant import Tenant
 from ..snapshots.holding import Hold
 from ..snapshots.snapshot import Snapshot
 from ..vmm.base import Capability, SnapshotFiles, SnapshotLoad, VmmState
@@ -55,7 +55,7 @@ async def load(
     hold: Hold,
     choice: Choice,
     resolved: Resolved,
-    config: FcKernelConfig,
+    tenant: Tenant,
     *,
     spec: VmSpec,
     started: Literal["template", "pool", "snapshot"],
@@ -73,7 +73,15 @@ async def load(
         release = contextlib.ExitStack()
         release.callback(hold.close)
         undo.callback(release.close)
-        vmm = prepare(undo, choice, spec, initrd=None, timeout_s=resolved.start_timeout_s, labels=labels)
+        vmm = prepare(
+            undo,
+            choice,
+            spec,
+            run_dir=tenant.run_dir,
+            initrd=None,
+            timeout_s=resolved.start_timeout_s,
+            labels=labels,
+        )
         origin = Origin(
             started,
             base=snapshot,

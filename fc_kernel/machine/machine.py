@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..base.paths import RunDir, cache_dir, new_vm_id
+from ..base.paths import RunDir, new_vm_id
 from ..base.text import without_controls
 from ..errors import (
     AgentError,
@@ -24,10 +24,10 @@ from ..errors import (
     MonitorExited,
     ProtocolError,
 )
-from ..settings.config import FcKernelConfig
 from ..settings.monitors import FOR_TESTS
 from ..settings.resolve import Resolved
 from ..settings.spec import VmSpec
+from ..settings.tenant import Tenant
 from ..vmm.base import BootPlan, Vmm, VmmState
 from ..vmm.monitors import Choice, choose_monitor
 from ..wire.ports import PROTOCOL_VERSION
@@ -122,7 +122,7 @@ class Machine:
     async def boot(
         cls,
         resolved: Resolved,
-        config: FcKernelConfig,
+        tenant: Tenant,
         *,
         labels: dict[str, str],
         choice: Choice | None = None,
@@ -135,10 +135,18 @@ class Machine:
         loop = asyncio.get_running_loop()
         # Both look at files, and the first one also asks programs for their version and KVM for its speed.
         if choice is None:
-            choice = await loop.run_in_executor(None, choose_monitor, resolved, config)
-        spec, initrd, image = await loop.run_in_executor(None, with_image, resolved)
+            choice = await loop.run_in_executor(None, choose_monitor, resolved, tenant.config)
+        spec, initrd, image = await loop.run_in_executor(None, with_image, resolved, tenant)
         async with contextlib.AsyncExitStack() as undo:
-            vmm = prepare(undo, choice, spec, initrd=initrd, timeout_s=resolved.start_timeout_s, labels=labels)
+            vmm = prepare(
+                undo,
+                choice,
+                spec,
+                run_dir=tenant.run_dir,
+                initrd=initrd,
+                timeout_s=resolved.start_timeout_s,
+                labels=labels,
+            )
             machine = cls(vmm, undo, Origin("cold"), host_for(choice, image))
             async with up_within(vmm, resolved.start_timeout_s):
                 await vmm.start()
@@ -236,16 +244,17 @@ def prepare(
     choice: Choice,
     spec: VmSpec,
     *,
+    run_dir: Path,
     initrd: Path | None,
     timeout_s: float,
     labels: dict[str, str],
 ) -> Vmm:
-    """A monitor that is not started, in a fresh run directory; ``undo`` releases both."""
+    """A monitor that is not started, in a fresh directory below ``run_dir``; ``undo`` releases both."""
     vm_id = new_vm_id()
-    run_dir = RunDir.create(vm_id)
-    undo.callback(run_dir.remove)
+    own_dir = RunDir.create(run_dir, vm_id)
+    undo.callback(own_dir.remove)
     plan = BootPlan(
-        vm_id=vm_id, spec=spec, run_dir=run_dir.path, initrd=initrd, start_timeout_s=timeout_s, labels=labels
+        vm_id=vm_id, spec=spec, run_dir=own_dir.path, initrd=initrd, start_timeout_s=timeout_s, labels=labels
     )
     vmm = choice.make(plan)
     undo.push_async_callback(vmm.aclose)
@@ -268,14 +277,14 @@ async def up_within(vmm: Vmm, timeout_s: float) -> AsyncIterator[None]:
         raise AgentUnreachable(f"the guest booted but is of no use: {error}", console=vmm.console_tail()) from error
 
 
-def with_image(resolved: Resolved) -> tuple[VmSpec, Path | None, Image | None]:
+def with_image(resolved: Resolved, tenant: Tenant) -> tuple[VmSpec, Path | None, Image | None]:
     """The spec with what the image brings; hashes the image's files, so it runs off the loop."""
     if resolved.monitor in FOR_TESTS:
         return resolved.spec, None, None
     from ..images.initramfs import boot_initrd
     from ..images.store import ImageStore
 
-    store = ImageStore()
+    store = ImageStore.of(tenant)
     image = store.get(resolved.image)
     store.verify(image, unless_unchanged=True)
     given = resolved.spec
@@ -288,7 +297,7 @@ def with_image(resolved: Resolved) -> tuple[VmSpec, Path | None, Image | None]:
             "track_dirty_pages": True if given.track_dirty_pages is None else given.track_dirty_pages,
         }
     )
-    return spec, boot_initrd(image, cache_dir()), image
+    return spec, boot_initrd(image, tenant.cache_dir), image
 
 
 def check_tier(vmm: Vmm, resolved: Resolved) -> None:

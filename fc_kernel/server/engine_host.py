@@ -8,9 +8,9 @@ from typing import Any, BinaryIO, TypeVar
 
 from ..errors import QuotaExceeded
 from ..host.engine import Engine
-from ..machine.identity import owner
 from ..sessions.forks import ForkInfo
 from ..settings.config import FcKernelConfig
+from ..settings.tenant import Tenant
 from ..snapshots.export import export_snapshot, import_snapshot
 from ..supply.stores import snapshot_store
 from .hosting import Forker, Session, Snapshot, Store
@@ -23,7 +23,7 @@ class EngineHost:
 
     def __init__(self, config: FcKernelConfig) -> None:
         self._engine: Any = Engine.shared()
-        self._store = snapshot_store(config)
+        self._store = snapshot_store(Tenant.of_this_process(config))
 
     @property
     def store(self) -> Store:
@@ -58,7 +58,7 @@ class EngineHost:
 
     def import_(self, source: BinaryIO, scope: str) -> Snapshot:
         """Take one file into the store."""
-        return import_snapshot(self._store, source, scope=scope, owner=owner())
+        return import_snapshot(self._store, source, scope=scope)
 
     def room_bytes(self) -> int:
         """What the disk and the quota leave."""

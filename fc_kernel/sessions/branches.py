@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..channels.synthesized import Rollback
 from ..errors import LimitError, SnapshotError, SnapshotNotFound, StateError
 from ..machine import capture
-from ..machine.identity import owner
 from ..machine.load import Waking, wake
 from ..settings.spec import SnapshotRef
 from ..snapshots.manifest import ManifestDraft
@@ -53,7 +52,6 @@ class Branches:
             self.store.begin,
             name=name,
             scope=session.scope,
-            owner=owner(),
             expected_bytes=capture.expected_bytes(machine),
         )
         with await _off_loop(begin) as draft:
@@ -130,7 +128,7 @@ class Branches:
             scope=session.scope,
         )
         engine = session.engine
-        forker = engine.forker or functools.partial(standalone, engine, config, type(session))
+        forker = engine.forker or functools.partial(standalone, engine, self._supply, type(session))
         made = await asyncio.gather(*(forker(request) for _ in range(count)), return_exceptions=True)
         if all(isinstance(each, BaseException) for each in made):
             raise next(each for each in made if isinstance(each, BaseException))

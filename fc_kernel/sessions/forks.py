@@ -19,10 +19,10 @@ from ..base.paths import RunDir, new_vm_id
 from ..channels.endpoints import CHANNELS, ClientEndpoints
 from ..host.engine import Engine
 from ..machine.start import KernelRequest
-from ..settings.config import FcKernelConfig
 from ..settings.kernelspec import DEFAULT_NAME
 from ..settings.resolve import Resolved
 from ..snapshots.snapshot import Snapshot
+from ..supply.supply import Supply
 
 if TYPE_CHECKING:
     from .session import KernelSession
@@ -65,7 +65,7 @@ Forker = Callable[[ForkRequest], Awaitable[ForkInfo]]
 
 
 async def standalone(
-    engine: Engine, config: FcKernelConfig, open_session: type[KernelSession], request: ForkRequest
+    engine: Engine, supply: Supply, open_session: type[KernelSession], request: ForkRequest
 ) -> ForkInfo:
     """A kernel that belongs to this process and nobody else: any client can attach to its connection file.
 
@@ -73,11 +73,11 @@ async def standalone(
     """
     kernel_id = str(uuid.uuid4())
     key = secrets.token_hex(32)
-    endpoint_dir = RunDir.create(new_vm_id())
+    endpoint_dir = RunDir.create(supply.tenant.run_dir, new_vm_id())
     ip = str(endpoint_dir.path / "k")
     session = open_session(
         engine,
-        config,
+        supply,
         ClientEndpoints(transport="ipc", ip=ip),
         key=key.encode(),
         labels={"kernel_id": kernel_id, "fork_of": request.parent_kernel_id, "scope": request.scope},

@@ -18,9 +18,8 @@ from ..host.engine import Engine
 from ..machine.capture import Taken
 from ..machine.machine import AGENT_TIMEOUT_S, Machine
 from ..machine.start import KernelRequest, begin
-from ..settings.config import FcKernelConfig
 from ..settings.resolve import Resolved
-from ..supply.supply import Supply, shared_supply
+from ..supply.supply import Supply
 from . import guest_requests
 from .branches import Branches
 from .phases import Phase
@@ -45,7 +44,7 @@ class KernelSession:
     def __init__(
         self,
         engine: Engine,
-        config: FcKernelConfig,
+        supply: Supply,
         endpoints: ClientEndpoints,
         *,
         key: bytes,
@@ -55,10 +54,10 @@ class KernelSession:
     ) -> None:
         """Bind the clients' sockets. ``endpoint_dir`` holds them and is removed with the session; so it is when this fails."""
         self.engine = engine
-        self._config = config
+        self._config = supply.tenant.config
         self.labels = dict(labels or {})
-        self._supply: Supply = shared_supply(engine, config)
-        self.branches = Branches(self, self._supply)
+        self._supply = supply
+        self.branches = Branches(self, supply)
         self.standing = Standing()
         self._endpoint_dir = endpoint_dir
         #: The guest, if there is one.

@@ -41,7 +41,7 @@ def export_snapshot(snapshot: Snapshot, target: str | Path | BinaryIO, *, replac
 
 
 def import_snapshot(
-    store: SnapshotStore, source: str | Path | BinaryIO, *, scope: str | None, owner: str, name: str | None = None
+    store: SnapshotStore, source: str | Path | BinaryIO, *, scope: str | None, name: str | None = None
 ) -> Snapshot:
     """Take what :func:`export_snapshot` wrote into a store, all of it or nothing, under its own scope and name or others.
 
@@ -53,14 +53,12 @@ def import_snapshot(
     """
     with disk.explained("import the snapshot"), _readable(source) as readable:
         try:
-            return _import(store, ArchiveReader(_unpacked(readable)), scope=scope, owner=owner, name=name)
+            return _import(store, ArchiveReader(_unpacked(readable)), scope=scope, name=name)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise SnapshotCorrupt(ARCHIVE, f"it cannot be unpacked: {error}") from None
 
 
-def _import(
-    store: SnapshotStore, reader: ArchiveReader, *, scope: str | None, owner: str, name: str | None
-) -> Snapshot:
+def _import(store: SnapshotStore, reader: ArchiveReader, *, scope: str | None, name: str | None) -> Snapshot:
     head = reader.head()
     manifest = head.manifest
     if manifest.kind != store.kind:
@@ -69,7 +67,7 @@ def _import(
         raise SnapshotError("it has drives of another host, which are not in it")
     wanted = name or manifest.name
     try:
-        draft = store.begin(name=wanted, scope=scope or manifest.scope, owner=owner, expected_bytes=head.expected_bytes)
+        draft = store.begin(name=wanted, scope=scope or manifest.scope, expected_bytes=head.expected_bytes)
     except SnapshotExists:
         raise SnapshotExists(f"there is a snapshot {wanted!r} already; give this one another with --name") from None
     with draft:

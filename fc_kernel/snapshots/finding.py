@@ -12,13 +12,9 @@ from .snapshot import Snapshot
 MAX_NAMED = 12
 
 
-def of(snapshots: Sequence[Snapshot], scope: str | None, owner: str | None) -> list[Snapshot]:
-    """Those of a scope and an owner; ``None`` is any."""
-    return [
-        snapshot
-        for snapshot in snapshots
-        if (scope is None or snapshot.scope == scope) and (owner is None or snapshot.owner == owner)
-    ]
+def of(snapshots: Sequence[Snapshot], scope: str | None) -> list[Snapshot]:
+    """Those of a scope; ``None`` is any."""
+    return [snapshot for snapshot in snapshots if scope is None or snapshot.scope == scope]
 
 
 def find(snapshots: Sequence[Snapshot], ref: str) -> Snapshot:

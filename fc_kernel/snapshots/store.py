@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..base.paths import cache_dir, data_dir
 from ..base.verified import VerifiedFiles
-from ..errors import SnapshotCorrupt, SnapshotError, SnapshotExists, SnapshotInUse, SnapshotNotFound
+from ..errors import (
+    SnapshotCorrupt,
+    SnapshotError,
+    SnapshotExists,
+    SnapshotIncompatible,
+    SnapshotInUse,
+    SnapshotNotFound,
+)
 from . import disk, finding, holding
 from .check import check_parts
 from .compat import Host, check_host
@@ -22,7 +28,6 @@ from .naming import check_name, check_scope, is_id, new_id, next_name
 from .root import Root, Step, no_step, partial_name
 from .snapshot import LOCK_NAME, Snapshot
 
-RECORDS_NAME = "snapshot-digests.json"
 #: Of what makes a manifest what it is; what a change of name or description makes anew.
 _DERIVED = {"checksum"}
 
@@ -32,28 +37,33 @@ list_of = list
 
 
 class SnapshotStore:
-    """Snapshots in ``root``; nothing outside it is ever opened. Methods block for a moment; may be called from any thread."""
+    """One owner's snapshots in ``root``; nothing outside it is ever opened.
+
+    Those of another owner in the same directory are not found, listed, counted or changed. Methods block for a moment and
+    may be called from any thread. ``records`` remembers digests; stores that share files share it.
+    """
 
     kind: Kind = "snapshot"
 
     def __init__(
         self,
-        root: Path | None = None,
+        root: Path,
         limits: StoreLimits | None = None,
         *,
-        records: VerifiedFiles | None = None,
+        owner: str,
+        records: VerifiedFiles,
         step: Step = no_step,
     ) -> None:
+        self.owner = owner
         self.limits = limits or StoreLimits()
-        # One file for all stores: a template's memory is a file of the snapshots made from it, too.
-        self._root = Root(root or data_dir() / "snapshots", records or VerifiedFiles(cache_dir(), RECORDS_NAME), step)
+        self._root = Root(root, records, step)
 
     @property
     def root(self) -> Path:
         """The store's directory; it is made when it is needed."""
         return self._root.path
 
-    def begin(self, *, name: str | None, scope: str, owner: str, expected_bytes: int) -> Draft:
+    def begin(self, *, name: str | None, scope: str, expected_bytes: int) -> Draft:
         """Reserve a name and see that there is room, before the machine is paused. ``None`` is the next of s1, s2, ….
 
         Raises :class:`~fc_kernel.errors.SpecError`, :class:`~fc_kernel.errors.SnapshotExists`, also for a name that another
@@ -65,9 +75,8 @@ class SnapshotStore:
         with disk.explained("begin a snapshot"), self._root.locked() as root:
             self._root.sweep(root)
             drafts = list(self._drafts(root))
-            snapshots = self._sound(root)
-            others: list_of[Named] = [*snapshots, *(draft for draft, _ in drafts)]
-            taken = {each.name for each in others if _same(each, scope, owner)}
+            others: list_of[Named] = [*self._sound(root), *(draft for draft, _ in drafts)]
+            taken = {each.name for each in others if each.scope == scope}
             if name is None:
                 name = next_name(taken)
             if name in taken:
@@ -75,12 +84,14 @@ class SnapshotStore:
             check_room(
                 self.limits,
                 root,
-                count=len(self._root.names(root)) + len(drafts),
+                count=len(self._counted(root)) + len(drafts),
                 used_bytes=self._used_bytes(root),
                 expected_bytes=expected_bytes,
                 drafts_bytes=sum(max(0, draft.expected_bytes - written) for draft, written in drafts),
             )
-            return self._reserve(root, Reservation(name=name, scope=scope, owner=owner, expected_bytes=expected_bytes))
+            return self._reserve(
+                root, Reservation(name=name, scope=scope, owner=self.owner, expected_bytes=expected_bytes)
+            )
 
     def _reserve(self, root: int, reserved: Reservation) -> Draft:
         snapshot_id = new_id()
@@ -105,11 +116,11 @@ class SnapshotStore:
         with contextlib.suppress(OSError):
             disk.remove_tree(root, partial)
 
-    def list(self, *, scope: str | None = None, owner: str | None = None) -> list[Snapshot]:
+    def list(self, *, scope: str | None = None) -> list[Snapshot]:
         """Those that are complete and can be read, oldest first."""
         try:
             with self._opened() as root:
-                return finding.of(self._sound(root), scope, owner)
+                return finding.of(self._sound(root), scope)
         except FileNotFoundError:
             return []
 
@@ -126,7 +137,7 @@ class SnapshotStore:
                     continue
         return found
 
-    def get(self, ref: str, *, scope: str | None = None, owner: str | None = None) -> Snapshot:
+    def get(self, ref: str, *, scope: str | None = None) -> Snapshot:
         """By name within the scope, or id, or an id's beginning of at least 6 digits.
 
         Raises :class:`~fc_kernel.errors.SnapshotNotFound`, also where it could be several, and for an id what keeps it from
@@ -134,12 +145,12 @@ class SnapshotStore:
         """
         try:
             with self._opened() as root:
-                snapshots = finding.of(self._sound(root), scope, owner)
+                snapshots = finding.of(self._sound(root), scope)
                 try:
                     return finding.find(snapshots, ref)
                 except SnapshotNotFound:
                     # Says what is wrong with it.
-                    if is_id(ref) and scope is None and owner is None:
+                    if is_id(ref) and scope is None:
                         with contextlib.suppress(FileNotFoundError):
                             self._root.read(root, ref)
                     raise
@@ -156,11 +167,11 @@ class SnapshotStore:
 
     def _rewrite(self, snapshot: Snapshot, **changes: str) -> Snapshot:
         with self._changing(f"change the snapshot {snapshot.name!r}", snapshot) as root:
-            found = self._root.read(root, snapshot.id)
+            found = self._own(root, snapshot.id)
             if (name := changes.get("name")) is not None:
                 others: list_of[Named] = [other for other in self._sound(root) if other.id != found.id]
                 others += [draft for draft, _ in self._drafts(root)]
-                if any(each.name == name and _same(each, found.scope, found.owner) for each in others):
+                if any(each.name == name and each.scope == found.scope for each in others):
                     raise SnapshotExists(
                         f"there is a snapshot {name!r} already; choose another name, or remove it first"
                     )
@@ -183,6 +194,8 @@ class SnapshotStore:
         if not is_id(snapshot_id):
             raise SnapshotNotFound(f"there is no snapshot of the id {snapshot_id!r}")
         with self._changing(f"remove the snapshot {shown!r}", snapshot) as root:
+            with contextlib.suppress(SnapshotCorrupt, SnapshotIncompatible):
+                self._own(root, snapshot_id)
             self._delete(root, snapshot_id, shown, force=force)
 
     def _delete(self, root: int, snapshot_id: str, shown: str, *, force: bool) -> None:
@@ -206,6 +219,8 @@ class SnapshotStore:
     def hold(self, snapshot: Snapshot) -> Hold:
         """Keep it from being removed until the hold is closed; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
         with self._changing(f"hold the snapshot {snapshot.name!r}", snapshot) as root, ExitStack() as undo:
+            if snapshot.owner != self.owner:
+                raise _gone(snapshot.name)
             with disk.directory(snapshot.id, root) as here:
                 lock = disk.open_part(here, LOCK_NAME, os.O_RDWR)
             undo.callback(os.close, lock)
@@ -236,7 +251,7 @@ class SnapshotStore:
         """
         try:
             with self._opened() as root:
-                found = self._root.read(root, snapshot.id, anew=True)
+                found = self._own(root, snapshot.id, anew=True)
                 if here is not None:
                     check_host(found.manifest, here)
                 with disk.directory(snapshot.id, root) as directory:
@@ -296,29 +311,45 @@ class SnapshotStore:
         for name in self._root.names(root):
             with contextlib.suppress(SnapshotError, FileNotFoundError):
                 snapshot = self._root.read(root, name)
-                if snapshot.kind == self.kind:
+                if snapshot.kind == self.kind and snapshot.owner == self.owner:
                     found.append(snapshot)
         return sorted(found, key=lambda snapshot: (snapshot.created, snapshot.id))
+
+    def _own(self, root: int, snapshot_id: str, *, anew: bool = False) -> Snapshot:
+        """Read one; that of another owner is not there."""
+        found = self._root.read(root, snapshot_id, anew=anew)
+        if found.owner != self.owner:
+            raise FileNotFoundError(snapshot_id)
+        return found
+
+    def _counted(self, root: int) -> list_of[str]:
+        """Names of the directories that count: the owner's, and those that do not tell whose they are."""
+        return [name for name in self._root.names(root) if not self._is_of_another(root, name)]
+
+    def _is_of_another(self, root: int, name: str) -> bool:
+        try:
+            return self._root.read(root, name).owner != self.owner
+        except (SnapshotError, OSError):
+            return False
 
     def _drafts(self, root: int) -> Iterator[tuple[Reservation, int]]:
         """What is being made, and what is written of it."""
         for name in self._root.hidden(root, ".partial"):
             with contextlib.suppress(OSError), disk.directory(name, root) as here:
                 reserved = Reservation.read(here)
-                if reserved is not None:
+                if reserved is not None and reserved.owner == self.owner:
                     written = sum(disk.real_bytes(found) for found in disk.stats_of(here) if found.st_nlink == 1)
                     yield reserved, written
 
     def _used_bytes(self, root: int) -> int:
         inodes: dict[tuple[int, int], int] = {}
-        for name in (*self._root.names(root), *self._root.hidden(root, "")):
+        for name in (*self._counted(root), *self._root.hidden(root, "")):
             with contextlib.suppress(OSError), disk.directory(name, root) as here:
+                reserved = Reservation.read(here)
+                if reserved is not None and reserved.owner != self.owner:
+                    continue
                 inodes.update({(found.st_dev, found.st_ino): disk.real_bytes(found) for found in disk.stats_of(here)})
         return sum(inodes.values())
-
-
-def _same(each: Named, scope: str, owner: str) -> bool:
-    return each.scope == scope and each.owner == owner
 
 
 def _gone(name: str) -> SnapshotNotFound:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.paths import data_dir
 from ..base.verified import VerifiedFiles
 from ..errors import SnapshotInUse, SnapshotNotFound
 from .compat import Difference, Host, differences
@@ -54,16 +53,17 @@ class TemplateStore:
 
     def __init__(
         self,
-        root: Path | None = None,
+        root: Path,
         limits: TemplateLimits | None = None,
         *,
-        records: VerifiedFiles | None = None,
+        owner: str,
+        records: VerifiedFiles,
         step: Step = no_step,
     ) -> None:
         self.limits = limits or TemplateLimits()
         # Templates go when there are too many bytes of them; the store need not refuse a new one for the old.
         store = StoreLimits(self.limits.max_templates, 2 * self.limits.max_bytes, self.limits.min_free_bytes)
-        self._store = _Templates(root or data_dir() / "templates", store, records=records, step=step)
+        self._store = _Templates(root, store, owner=owner, records=records, step=step)
 
     @property
     def root(self) -> Path:
@@ -77,13 +77,13 @@ class TemplateStore:
         except SnapshotNotFound:
             return None
 
-    def begin(self, key: str, *, owner: str = "", expected_bytes: int) -> Draft:
+    def begin(self, key: str, *, expected_bytes: int) -> Draft:
         """Begin the template of a key; raises as :meth:`SnapshotStore.begin`.
 
         :class:`~fc_kernel.errors.SnapshotExists` when there is one, or another process is making it.
         """
         self.sweep(room_bytes=expected_bytes)
-        return self._store.begin(name=_name(key), scope=SCOPE, owner=owner, expected_bytes=expected_bytes)
+        return self._store.begin(name=_name(key), scope=SCOPE, expected_bytes=expected_bytes)
 
     def others(self, like: ManifestDraft) -> list[Stale]:
         """Templates of the same image's name and the same shape with another key, newest first, and why they do not fit."""

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import FcKernelError
 from ..machine.load import load, spec_for_load
 from ..machine.machine import Machine
-from ..settings.config import FcKernelConfig
+from ..settings.tenant import Tenant
 from ..vmm.base import VmmState
 from ..vmm.journal import relabel
 from .templates import Templates, Wanted
@@ -26,8 +26,9 @@ RETRY_AFTER_S = 30.0
 class Pool:
     """Ready machines by template key. It is filled in the background, and never holds more memory than it may."""
 
-    def __init__(self, config: FcKernelConfig, templates: Templates) -> None:
-        self._config = config
+    def __init__(self, tenant: Tenant, templates: Templates) -> None:
+        self._tenant = tenant
+        self._config = tenant.config
         self._templates = templates
         self._ready: dict[str, deque[Machine]] = {}
         self._filling: dict[str, asyncio.Task[None]] = {}
@@ -79,7 +80,7 @@ class Pool:
                     *held,
                     want.choice,
                     want.resolved,
-                    self._config,
+                    self._tenant,
                     spec=spec_for_load(held[0], want.image),
                     started="pool",
                     labels={"pool": want.image_name},

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..base.paths import data_dir
-from ..errors import ImageNotFound, LaunchError, SnapshotIncompatible, SnapshotNotFound, UnsupportedByMonitor
+from ..errors import (
+    FcKernelError,
+    ImageNotFound,
+    LaunchError,
+    SnapshotIncompatible,
+    SnapshotNotFound,
+    UnsupportedByMonitor,
+)
 from ..host.engine import Engine
 from ..images.store import Image, ImageStore
 from ..machine.identity import host_for
 from ..machine.load import load, spec_for_load
 from ..machine.machine import Machine
-from ..settings.config import FcKernelConfig
 from ..settings.resolve import Resolved
 from ..settings.spec import NetworkInterface, SnapshotRef, VmSpec
+from ..settings.tenant import Tenant
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
 from ..vmm.monitors import Choice, best_monitor, choose_monitor
+from ..vmm.reaper import reap
 from .pool import Pool
 from .stores import snapshot_store
 from .templates import Templates, Wanted, wanted, why_not
@@ -28,19 +35,28 @@ log = logging.getLogger(__name__)
 
 
 class Supply:
-    """Makes machines for the sessions of one configuration."""
+    """Makes machines for one tenant's sessions."""
 
-    def __init__(self, config: FcKernelConfig) -> None:
-        self.config = config
-        self.snapshots: SnapshotStore = snapshot_store(config)
-        self.templates = Templates(config)
-        self.pool = Pool(config, self.templates)
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.config = tenant.config
+        self.snapshots: SnapshotStore = snapshot_store(tenant)
+        self.templates = Templates(tenant)
+        self.pool = Pool(tenant, self.templates)
+        self._reaping: asyncio.Task[None] | None = None
+
+    async def reap(self) -> None:
+        """End what dead processes left in the tenant's run directory, once; whoever starts a VM waits for it."""
+        if self._reaping is None:
+            self._reaping = asyncio.get_running_loop().create_task(_reap(self.tenant.run_dir), name="reap")
+        await asyncio.shield(self._reaping)
 
     async def fresh(self, resolved: Resolved, *, python: bool, labels: dict[str, str]) -> Machine:
         """A machine as settings have it. It may have a kernel that waits for :func:`~fc_kernel.machine.load.wake`.
 
         Raises :class:`~fc_kernel.errors.ConfigError` or :class:`~fc_kernel.errors.LaunchError`; then nothing is left.
         """
+        await self.reap()
         loop = asyncio.get_running_loop()
         choice = await loop.run_in_executor(None, choose_monitor, resolved, self.config)
         why = why_not(resolved, self.config)
@@ -48,10 +64,10 @@ class Supply:
             want = await loop.run_in_executor(None, self._wanted, choice, resolved, python)
             if (machine := await self._from_template(want, labels)) is not None:
                 return machine
-        return await Machine.boot(resolved, self.config, labels=labels, choice=choice)
+        return await Machine.boot(resolved, self.tenant, labels=labels, choice=choice)
 
     def _wanted(self, choice: Choice, resolved: Resolved, python: bool) -> Wanted:
-        image = None if not choice.needs_image else _image(resolved.image)
+        image = self._image(resolved.image) if choice.needs_image else None
         return wanted(image, choice, resolved, self.config, python=python)
 
     async def prepare(self, resolved: Resolved) -> bool:
@@ -81,7 +97,7 @@ class Supply:
                 *held,
                 want.choice,
                 want.resolved,
-                self.config,
+                self.tenant,
                 spec=spec_for_load(held[0], want.image),
                 started="template",
                 labels=labels,
@@ -123,6 +139,7 @@ class Supply:
         Raises :class:`~fc_kernel.errors.SnapshotError` before anything is started when it does not fit or is corrupt,
         :class:`~fc_kernel.errors.LaunchError` afterwards.
         """
+        await self.reap()
         loop = asyncio.get_running_loop()
         hold = self.snapshots.hold(snapshot)
         try:
@@ -135,7 +152,7 @@ class Supply:
             hold,
             choice,
             resolved,
-            self.config,
+            self.tenant,
             spec=spec,
             started="snapshot",
             labels=labels,
@@ -154,32 +171,37 @@ class Supply:
             self.snapshots.check(snapshot, host_for(choice, None))
             return choice, spec_for_load(snapshot, None, resolved.spec)
         try:
-            image = _image(manifest.image.name)
+            image = self._image(manifest.image.name)
         except ImageNotFound:
             raise SnapshotIncompatible("image", have=manifest.image.name, want="no image of that name") from None
         self.snapshots.check(snapshot, host_for(choice, image))
         return choice, spec_for_load(snapshot, image)
+
+    def _image(self, name: str) -> Image:
+        """An image whose files are what its manifest says."""
+        store = ImageStore.of(self.tenant)
+        image = store.get(name)
+        store.verify(image, unless_unchanged=True)
+        return image
 
     async def aclose(self) -> None:
         """End the pool's machines."""
         await self.pool.aclose()
 
 
-def _image(name: str) -> Image:
-    """An image whose files are what its manifest says."""
-    store = ImageStore()
-    image = store.get(name)
-    store.verify(image, unless_unchanged=True)
-    return image
+async def _reap(run_dir: Path) -> None:
+    # What a killed server left is ended before anything new is started; it must not keep a kernel from starting.
+    try:
+        for vm in await asyncio.get_running_loop().run_in_executor(None, reap, run_dir):
+            log.warning("VM %s of a dead server: %s", vm.vm_id, vm.outcome)
+    except (FcKernelError, OSError) as error:
+        log.warning("nothing of a dead server could be ended: %s", error)
 
 
-def shared_supply(engine: Engine, config: FcKernelConfig) -> Supply:
-    """The supply of all sessions on an engine that have the same configuration; the engine closes it."""
-    values = {name: getattr(config, name) for name in sorted(config.class_trait_names(config=True))}
-    values["data_dir"] = data_dir()
-    key = json.dumps(values, sort_keys=True, default=str)
-    supply = engine.shared_things.get(key)
+def supply_of(engine: Engine, tenant: Tenant) -> Supply:
+    """The supply of all of a tenant's sessions on an engine, which closes it."""
+    supply: Supply | None = engine.shared_things.get(tenant)
     if supply is None:
-        supply = engine.shared_things[key] = Supply(config)
+        supply = engine.shared_things[tenant] = Supply(tenant)
         engine.adopt(supply)
     return supply

@@ -15,15 +15,15 @@ from ..errors import FcKernelError, SnapshotError, SnapshotExists
 from ..images.initramfs import agent_digest
 from ..images.store import Image
 from ..machine import capture
-from ..machine.identity import host_for, owner
+from ..machine.identity import host_for
 from ..machine.machine import Machine
 from ..settings.config import FcKernelConfig
 from ..settings.resolve import Resolved
 from ..settings.spec import VmSpec
+from ..settings.tenant import Tenant
 from ..snapshots.holding import Hold
 from ..snapshots.manifest import Cpu, ManifestDraft
 from ..snapshots.snapshot import Snapshot
-from ..snapshots.templates import TemplateStore
 from ..vmm.base import Capability
 from ..vmm.monitors import Choice
 from ..wire.ports import PROTOCOL_VERSION
@@ -97,9 +97,9 @@ def wanted(image: Image | None, choice: Choice, resolved: Resolved, config: FcKe
 class Templates:
     """Finds, and makes, templates; one at a time for each key in this process, and one among all processes."""
 
-    def __init__(self, config: FcKernelConfig, store: TemplateStore | None = None) -> None:
-        self._config = config
-        self.store = store or template_store()
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+        self.store = template_store(tenant)
         self._making: dict[str, asyncio.Lock] = {}
 
     async def hold(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
@@ -148,11 +148,9 @@ class Templates:
         since = time.monotonic()
         resolved, choice = want.resolved, want.choice
         spec = resolved.spec
-        begin = functools.partial(
-            self.store.begin, want.key, owner=owner(), expected_bytes=(spec.mem_size_mib or 0) << 20
-        )
+        begin = functools.partial(self.store.begin, want.key, expected_bytes=(spec.mem_size_mib or 0) << 20)
         with await loop.run_in_executor(None, begin) as draft:
-            machine = await Machine.boot(resolved, self._config, labels={"template": want.image_name}, choice=choice)
+            machine = await Machine.boot(resolved, self._tenant, labels={"template": want.image_name}, choice=choice)
             try:
                 if Capability.SNAPSHOT not in machine.vmm.capabilities:
                     raise SnapshotError(f"{machine.vmm.name} {machine.vmm.version} takes no snapshots")

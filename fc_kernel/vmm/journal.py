@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import read_regular
-from ..base.paths import owner_is_dead, runtime_dir
+from ..base.paths import owner_is_dead, private_dir
 
 JOURNAL_NAME = "journal.json"
 #: An entry has some hundred bytes; more is not ours.
@@ -128,10 +128,10 @@ def _well_formed(entry: JournalEntry) -> bool:
     )
 
 
-def list_entries() -> list[JournalEntry]:
-    """All entries of this user, oldest first."""
+def list_entries(run_dir: Path) -> list[JournalEntry]:
+    """All entries of the VMs below ``run_dir``, oldest first."""
     entries = []
-    for path in runtime_dir().iterdir():
+    for path in private_dir(run_dir).iterdir():
         entry = read_entry(path)
         if entry is None:
             continue

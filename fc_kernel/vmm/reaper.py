@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.paths import owner_is_dead, runtime_dir
+from ..base.paths import owner_is_dead, private_dir
 from .journal import JournalEntry, read_entry
 
 #: SIGKILL ends a process in milliseconds unless it sits in the kernel, waiting for a broken disk.
@@ -30,13 +30,13 @@ class ReapedVm:
         return asdict(self)
 
 
-def reap() -> list[ReapedVm]:
-    """End the process and remove the run directory of every VM whose owner is dead; report each.
+def reap(run_dir: Path) -> list[ReapedVm]:
+    """End the process and remove the directory of every VM below ``run_dir`` whose owner is dead; report each.
 
-    Raises :class:`~fc_kernel.errors.RunDirError` when the directory of all run directories cannot be trusted.
+    Raises :class:`~fc_kernel.errors.RunDirError` when ``run_dir`` cannot be trusted.
     """
     reaped = []
-    for path in sorted(runtime_dir().iterdir()):
+    for path in sorted(private_dir(run_dir).iterdir()):
         if not path.is_dir() or path.is_symlink():
             continue
         lock = owner_is_dead(path)

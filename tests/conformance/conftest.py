@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from fc_kernel.base.paths import cache_dir
+from fc_kernel.base.paths import cache_dir, data_dir
 from fc_kernel.errors import ConfigError
 from fc_kernel.images.initramfs import boot_initrd
 from fc_kernel.images.store import ImageStore
@@ -56,7 +56,7 @@ def fake() -> Monitor:
 
 def qemu() -> Monitor:
     def prepare(_request: pytest.FixtureRequest) -> tuple[MakeVmm, VmSpec, Path]:
-        image = ImageStore().get("default")
+        image = ImageStore(data_dir() / "images", cache_dir()).get("default")
         spec = VmSpec(
             kernel=image.kernel,
             rootfs=image.rootfs,

@@ -21,7 +21,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from traitlets.config import Config
 
-from fc_kernel.base.paths import runtime_dir
+from fc_kernel.base.paths import cache_dir, data_dir, runtime_dir
 from fc_kernel.errors import FcKernelError
 from fc_kernel.vmm.journal import list_entries
 
@@ -55,7 +55,7 @@ def reply_of(client: BlockingKernelClient, msg_id: str) -> dict[str, Any]:
 
 def the_vm(manager: KernelManager) -> psutil.Process:
     """The monitor process of the manager's kernel, as the journal names it."""
-    [entry] = [entry for entry in list_entries() if entry.kernel_id == manager.kernel_id]
+    [entry] = [entry for entry in list_entries(runtime_dir()) if entry.kernel_id == manager.kernel_id]
     return psutil.Process(entry.pid)
 
 
@@ -136,7 +136,7 @@ def test_launch_cannot_finish_in_time(monitor: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(FcKernelError, match=r"(?s)2(\.0)? s.*last lines of the console"):
         manager.start_kernel()
     manager.cleanup_resources()
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
     monkeypatch.undo()
 
 
@@ -149,7 +149,7 @@ def test_image_corrupt_or_missing(monitor: str, damage: str, tmp_path: Path, mon
     from fc_kernel.images.store import ImageStore
 
     if damage != "missing":
-        image = ImageStore().get("default")
+        image = ImageStore(data_dir() / "images", cache_dir()).get("default")
         copy = tmp_path / "images" / "default"
         shutil.copytree(image.path, copy)
         rootfs = copy / image.rootfs.name
@@ -167,7 +167,7 @@ def test_image_corrupt_or_missing(monitor: str, damage: str, tmp_path: Path, mon
     with pytest.raises(FcKernelError, match="default"):
         manager.start_kernel()
     manager.cleanup_resources()
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 def test_socket_path_too_long(monitor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_fifty_rapid_restarts(monitor: str) -> None:
             manager.restart_kernel(now=True)
         client.wait_for_ready(timeout=DEADLINE_S)
         assert Run(client, "6 * 7").value == "42"
-        assert len(list_entries()) == 1
+        assert len(list_entries(runtime_dir())) == 1
         after = me.num_fds(), me.num_threads()
     assert after <= (before[0] + 2, before[1] + 1)
 
@@ -225,7 +225,7 @@ def test_server_gets_sigkill(monitor: str, tmp_path: Path) -> None:
         with server.client() as http:
             for _ in range(2):
                 assert http.post("/api/kernels", json={"name": "fc-python3"}).status_code == 201
-        entries = list_entries()
+        entries = list_entries(runtime_dir())
         assert len(entries) == 2
         processes = [psutil.Process(entry.pid) for entry in entries]
         processes += [child for process in processes for child in process.children(recursive=True)]
@@ -264,7 +264,7 @@ def test_server_ends_in_the_middle_of_a_launch(monitor: str, tmp_path: Path) -> 
         server.stop()
         asking.join(DEADLINE_S)
     assert len(answers) == 1
-    eventually(lambda: not list_entries(), "the launch is undone")
+    eventually(lambda: not list_entries(runtime_dir()), "the launch is undone")
     assert list(runtime_dir().iterdir()) == []
 
 
@@ -274,16 +274,16 @@ async def test_cancelled_in_the_middle_of_a_launch(monitor: str) -> None:
 
     manager = AsyncKernelManager(kernel_name="fc-python3")
     start = asyncio.ensure_future(manager.start_kernel())
-    while not list_entries():
+    while not list_entries(runtime_dir()):
         assert not start.done(), start
         await asyncio.sleep(0.01)
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
     end = time.monotonic() + DEADLINE_S
-    while list_entries() and time.monotonic() < end:
+    while list_entries(runtime_dir()) and time.monotonic() < end:
         await asyncio.sleep(0.05)
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
     await manager.cleanup_resources()
 
 

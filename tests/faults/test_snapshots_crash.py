@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import SnapshotNotFound
 from fc_kernel.vmm.journal import list_entries
 from fc_kernel.vmm.reaper import reap
@@ -38,8 +39,8 @@ def server(data_dir: Path, doing: str, point: str) -> subprocess.CompletedProces
 def reaped() -> Iterator[None]:
     """A dead server's run directories are the next one's to remove."""
     yield
-    reap()
-    assert list_entries() == []
+    reap(runtime_dir())
+    assert list_entries(runtime_dir()) == []
 
 
 def test_these_are_all_points(tmp_path: Path) -> None:
@@ -52,7 +53,9 @@ def test_these_are_all_points(tmp_path: Path) -> None:
 async def test_a_server_that_is_killed(point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = server(tmp_path, "snapshot", point)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    eventually(lambda: all(entry.owner_alive is False for entry in list_entries()), "the server's end is seen")
+    eventually(
+        lambda: all(entry.owner_alive is False for entry in list_entries(runtime_dir())), "the server's end is seen"
+    )
     scripted_environment(monkeypatch, tmp_path)
     async with scripted_kernels(templates=False) as make:
         kernel = await make()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import (
     LaunchError,
     NotReseeded,
@@ -156,7 +157,7 @@ async def test_a_monitor_that_is_killed_while_it_saves(kernel: ScriptedKernel, s
     assert cell.reply["ename"] == "KernelDied"
     await until(lambda: kernel.half_made == [])
     assert kernel.names == ["before"]
-    await until(lambda: kernel.session.machine is None and list_entries() == [])
+    await until(lambda: kernel.session.machine is None and list_entries(runtime_dir()) == [])
     await kernel.start()
     await kernel.restore("before")
     assert await kernel.client.value("x") == "1"
@@ -177,7 +178,7 @@ async def test_a_monitor_that_fails_while_it_loads(
     with pytest.raises(LaunchError):
         await (kernel.restore("a") if "restore" in magic else kernel.fork(1))
     assert kernel.vmm.pid == pid
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
     assert await kernel.client.value("x") == "2"
     monkeypatch.delenv(FAULTS_VARIABLE)
     await kernel.restore("a")
@@ -206,7 +207,7 @@ async def test_a_restored_guest_that_takes_no_randomness(
     assert vmm.pid is None
     assert not [line for line in vmm.console_tail(100) if "user code" in line]
     assert kernel.session.running
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
 
 
 async def test_a_template_that_takes_no_randomness(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +215,7 @@ async def test_a_template_that_takes_no_randomness(make: Make, monkeypatch: pyte
     monkeypatch.setenv(FAULTS_VARIABLE, "restored:refuse")
     with pytest.raises(NotReseeded):
         await make()
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
 
 
 async def test_eight_snapshots_of_one_name_at_once(make: Make) -> None:

@@ -16,7 +16,7 @@ import pytest
 from fc_kernel.errors import SnapshotNotFound
 from fc_kernel.snapshots import Snapshot, SnapshotStore, export_snapshot, import_snapshot
 
-from ..snapshots_made import OWNER, SCOPE, directories, holes_filled, memory, page, save, store_in
+from ..snapshots_made import SCOPE, directories, holes_filled, memory, page, save, store_in
 from .failing_os import FailingOs, install
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def saving_whole(store: SnapshotStore, _base: Snapshot) -> None:
 
 
 def importing(store: SnapshotStore, _base: Snapshot) -> None:
-    import_snapshot(store, store.root.parent / "x.tar", scope=SCOPE, owner=OWNER)
+    import_snapshot(store, store.root.parent / "x.tar", scope=SCOPE)
 
 
 def deleting(store: SnapshotStore, _base: Snapshot) -> None:
@@ -155,7 +155,7 @@ def test_killed_before_any_call(tmp_path: Path, change: str) -> None:
 
 def test_a_living_writer_is_not_swept(tmp_path: Path) -> None:
     store, other = store_in(tmp_path), store_in(tmp_path)
-    with store.begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=0) as draft:
+    with store.begin(name="x", scope=SCOPE, expected_bytes=0) as draft:
         assert other.sweep() == []
         assert draft.directory.is_dir()
         assert other.list() == []

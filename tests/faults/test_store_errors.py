@@ -13,7 +13,7 @@ from fc_kernel.errors import QuotaExceeded, SnapshotError
 from fc_kernel.snapshots import Snapshot, SnapshotStore, export_snapshot, import_snapshot
 from fc_kernel.snapshots.manifest import MAX_LAYERS
 
-from ..snapshots_made import OWNER, SCOPE, directories, memory, page, save, store_in
+from ..snapshots_made import SCOPE, directories, memory, page, save, store_in
 from .failing_os import CHANGES, NEEDS_ROOM, FailingOs, install
 
 #: More calls than any of the changes makes.
@@ -163,7 +163,7 @@ def test_exporting_and_importing(store: SnapshotStore, tmp_path: Path, number: i
     other = store_in(tmp_path / "other")
 
     def take() -> None:
-        import_snapshot(other, target, scope=SCOPE, owner=OWNER)
+        import_snapshot(other, target, scope=SCOPE)
 
     for failed, error in failures(take, number, lasting=lasting):
         if error is not None:

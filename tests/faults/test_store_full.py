@@ -27,9 +27,9 @@ filler = Path(sys.argv[1], "filler")
 free = os.statvfs(sys.argv[1])
 told = []
 many = {number: page(number) for number in range(400)}
-with store.begin(name="early", scope=SCOPE, owner=OWNER, expected_bytes=0):
+with store.begin(name="early", scope=SCOPE, expected_bytes=0):
     try:
-        store.begin(name="late", scope=SCOPE, owner=OWNER, expected_bytes=100 * MIB)
+        store.begin(name="late", scope=SCOPE, expected_bytes=100 * MIB)
     except QuotaExceeded as error:
         told.append(str(error))
 for left in range(40, 1700, 75):

@@ -15,7 +15,7 @@ from fc_kernel.errors import QuotaExceeded, SnapshotError, SnapshotExists, Snaps
 from fc_kernel.snapshots import Snapshot
 from fc_kernel.snapshots.limits import StoreLimits
 
-from ..snapshots_made import OWNER, SCOPE, directories, memory, page, save, store_in
+from ..snapshots_made import SCOPE, directories, memory, page, save, store_in
 
 ROOT = Path(__file__).parents[2]
 WRITERS = 8
@@ -40,7 +40,7 @@ def at_once(number: int, do: Callable[[int], object]) -> list[object]:
 def test_one_of_eight_gets_a_name(tmp_path: Path) -> None:
     results = at_once(
         WRITERS,
-        lambda _: store_in(tmp_path).begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=0),
+        lambda _: store_in(tmp_path).begin(name="x", scope=SCOPE, expected_bytes=0),
     )
     (won,) = [each for each in results if not isinstance(each, SnapshotError)]
     assert sum(isinstance(each, SnapshotExists) for each in results) == WRITERS - 1
@@ -160,7 +160,7 @@ def test_a_name_is_free_again_when_its_writer_is_dead(tmp_path: Path, begun: boo
 import os, sys
 from pathlib import Path
 from tests.snapshots_made import *
-draft = store_in(Path(sys.argv[1])).begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=0)
+draft = store_in(Path(sys.argv[1])).begin(name="x", scope=SCOPE, expected_bytes=0)
 print("begun", flush=True)
 sys.stdin.readline()
 os._exit(1)
@@ -173,7 +173,7 @@ os._exit(1)
         assert writer.stdout.readline() == "begun\n"
         store = store_in(tmp_path)
         with pytest.raises(SnapshotExists):
-            store.begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=0)
+            store.begin(name="x", scope=SCOPE, expected_bytes=0)
         if begun:
             writer.kill()
     assert save(store, "x").name == "x"

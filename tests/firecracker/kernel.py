@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 from traitlets.config import Config
 
-from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.endpoints import ClientEndpoints
 from fc_kernel.host.engine import Engine
 from fc_kernel.machine.machine import Machine
 from fc_kernel.sessions.session import KernelRequest, KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
+from fc_kernel.settings.tenant import Tenant
+from fc_kernel.supply.supply import supply_of
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 
 from ..guests.build import BARE_METAL_MEM_MIB
@@ -31,13 +33,14 @@ class Kernel:
         given = {"monitor": "firecracker", "firecracker_path": str(program.path), "mem_size_mib": BARE_METAL_MEM_MIB}
         self.config = FcKernelConfig(config=Config({"FcKernelConfig": {**given, **config}}))
         self.engine = Engine()
-        endpoint_dir = RunDir.create(new_vm_id())
+        endpoint_dir = RunDir.create(runtime_dir(), new_vm_id())
         ip = str(endpoint_dir.path / "k")
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
+            supply = supply_of(self.engine, Tenant.of_this_process(self.config))
             labels = {"kernel_id": endpoint_dir.path.name, "scope": scope}
-            return KernelSession(self.engine, self.config, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
+            return KernelSession(self.engine, supply, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
 
         self.session = self.run(make())
         self.client = Client.at(ip, self.session.ports)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.endpoints import ClientEndpoints
 from fc_kernel.errors import AgentUnreachable
 from fc_kernel.host.engine import Engine
@@ -40,7 +40,7 @@ class Guest:
         self.engine = engine
         self.program = program
         self.kernel = kernel
-        self.run_dir = RunDir.create(new_vm_id())
+        self.run_dir = RunDir.create(runtime_dir(), new_vm_id())
         spec = VmSpec(
             kernel=kernel, vcpu_count=1, mem_size_mib=BARE_METAL_MEM_MIB, boot_args="", track_dirty_pages=True
         )

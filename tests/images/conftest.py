@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.manager import KernelManager
 
+from fc_kernel.base.paths import cache_dir, data_dir
 from fc_kernel.images.store import ImageStore
 
 from ..jupyter.conftest import DEADLINE_S, Run, jupyter_path  # noqa: F401
@@ -40,7 +41,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.geteuid() != 0:
         pytest.skip("unpacking a root file system with its owners needs root")
     root = tmp_path_factory.mktemp("from") / "root"
-    rootfs = ImageStore().get("default").rootfs
+    rootfs = ImageStore(data_dir() / "images", cache_dir()).get("default").rootfs
     subprocess.run(["fsck.erofs", f"--extract={root}", "--preserve", str(rootfs)], check=True, capture_output=True)
     for name in ("proc", "sys", "dev", "run"):
         shutil.rmtree(root / name, ignore_errors=True)
@@ -72,7 +73,7 @@ class Build(subprocess.Popen[str]):
         """Wait for it and give the store with the image."""
         status, err = self.finish()
         assert status == 0, err
-        return ImageStore(self.images)
+        return ImageStore(self.images, self.images.parent / "cache")
 
     def left(self) -> list[str]:
         return sorted(path.name for path in self.images.iterdir()) if self.images.is_dir() else []

@@ -162,7 +162,7 @@ def test_two_builds_of_one_name_at_once(small_root: Path, tmp_path: Path) -> Non
     results = [build.finish() for build in builds]
     assert sorted(status for status, _ in results) == [0, 1]
     assert any("left as it is" in err for _, err in results)
-    store = ImageStore(tmp_path / "images")
+    store = ImageStore(tmp_path / "images", tmp_path / "cache")
     store.verify(store.get("default"))
     assert builds[0].left() == ["default"]
 

@@ -11,9 +11,10 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 import fc_kernel
-from fc_kernel.base.paths import data_dir
 from fc_kernel.errors import FcKernelError
-from fc_kernel.snapshots.store import SnapshotStore
+from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.tenant import Tenant
+from fc_kernel.supply.stores import snapshot_store
 
 from .conftest import DEADLINE_S
 from .snapshot_clients import Caller, session_of
@@ -64,7 +65,9 @@ def ref(monitor: str) -> dict[str, str]:
         caller.close()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
-    [snapshot] = [each for each in SnapshotStore(data_dir() / "snapshots").list() if each.name == "base"]
+    [snapshot] = [
+        each for each in snapshot_store(Tenant.of_this_process(FcKernelConfig())).list() if each.name == "base"
+    ]
     return {"vm_id": vm_id, "snapshot_id": snapshot.id}
 
 

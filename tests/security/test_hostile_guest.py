@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.manager import KernelManager
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import AgentUnreachable, FcKernelError, KernelStartError
 from fc_kernel.vmm.journal import list_entries
 
@@ -63,7 +64,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only(innocent: Innocent) -> bool:
     """Whether no other VM is left."""
-    return [entry.kernel_id for entry in list_entries()] == [innocent.kernel_id]
+    return [entry.kernel_id for entry in list_entries(runtime_dir())] == [innocent.kernel_id]
 
 
 def resident_bytes() -> int:

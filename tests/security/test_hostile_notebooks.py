@@ -18,6 +18,7 @@ import pytest
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from traitlets.config import Config
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import SpecError
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Resolved
@@ -182,7 +183,7 @@ class Host:
 
     def is_untouched(self) -> bool:
         """Nothing was started or made."""
-        assert list_entries() == []
+        assert list_entries(runtime_dir()) == []
         assert set(psutil.Process().children(recursive=True)) <= self._children
         assert not self.canary.exists()
         return [path.name for path in self.root.iterdir()] == ["hostile.ipynb"]

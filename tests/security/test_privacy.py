@@ -17,7 +17,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from fc_kernel.base.paths import RunDir
+from fc_kernel.base.paths import RunDir, runtime_dir
 from fc_kernel.errors import RunDirError
 from fc_kernel.settings.sources import guest_environment
 
@@ -158,7 +158,7 @@ def test_a_run_directory_that_others_may_enter_is_refused(
     monkeypatch.setenv("FC_KERNEL_RUNTIME_DIR", str(short))
     try:
         with pytest.raises(RunDirError, match="mode 0700"):
-            RunDir.create("00000000")
+            RunDir.create(runtime_dir(), "00000000")
     finally:
         short.rmdir()
 
@@ -171,7 +171,7 @@ def test_a_link_in_place_of_the_run_directory_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setenv("FC_KERNEL_RUNTIME_DIR", str(link))
     try:
         with pytest.raises(RunDirError):
-            RunDir.create("00000000")
+            RunDir.create(runtime_dir(), "00000000")
     finally:
         link.unlink()
     assert list(real.iterdir()) == []

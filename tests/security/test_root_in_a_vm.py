@@ -15,6 +15,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.vmm.journal import list_entries
 
 from ..jupyter.conftest import Run
@@ -48,7 +49,7 @@ class Vm:
 
     @property
     def monitor(self) -> psutil.Process:
-        [entry] = [entry for entry in list_entries() if entry.kernel_id == self.manager.kernel_id]
+        [entry] = [entry for entry in list_entries(runtime_dir()) if entry.kernel_id == self.manager.kernel_id]
         return psutil.Process(entry.pid)
 
 
@@ -176,5 +177,5 @@ def test_a_guest_that_breaks_the_multiplexer_is_ended(vm: Vm, innocent: Innocent
     while vm.manager.is_alive():
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert [entry.kernel_id for entry in list_entries()] == [innocent.kernel_id]
+    assert [entry.kernel_id for entry in list_entries(runtime_dir())] == [innocent.kernel_id]
     assert innocent.is_undisturbed()

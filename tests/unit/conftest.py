@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.settings.environment import PREFIXES, SETTINGS
 
 
 @pytest.fixture
 def run_dir(short_private_runtime_dir: Path) -> Iterator[Path]:
     """The private directory of one VM."""
-    run_dir = RunDir.create(new_vm_id())
+    run_dir = RunDir.create(runtime_dir(), new_vm_id())
     yield run_dir.path
     run_dir.remove()
 

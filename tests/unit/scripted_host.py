@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.signing import DELIMITER, Composer, Signer
 from fc_kernel.machine.dial import dial
 from fc_kernel.settings.spec import VmSpec
@@ -247,7 +247,7 @@ def restored_params(generation: int, **changes: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def machine(faults: str = "", mem_mib: int = MEM_MIB, **spec: Any) -> AsyncIterator[FakeVmm]:
     """A scripted machine that was neither started nor loaded."""
-    run_dir = RunDir.create(new_vm_id())
+    run_dir = RunDir.create(runtime_dir(), new_vm_id())
     plan = BootPlan(vm_id=run_dir.path.name, spec=VmSpec(mem_size_mib=mem_mib, **spec), run_dir=run_dir.path)
     vmm = FakeVmm(plan, guest="scripted", faults=faults)
     try:

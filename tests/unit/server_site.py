@@ -32,6 +32,8 @@ from fc_kernel.snapshots.manifest import Cpu, ImageRef, ManifestDraft
 from fc_kernel.snapshots.snapshot import Base, Snapshot
 from fc_kernel.snapshots.store import SnapshotStore
 
+from ..snapshots_made import store_in
+
 TOKEN = "sesame"
 MICROVM, LOCAL = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 OURS = KernelSpec(metadata={"kernel_provisioner": {"provisioner_name": "fc-provisioner"}}, display_name="microVM")
@@ -40,7 +42,7 @@ OURS = KernelSpec(metadata={"kernel_provisioner": {"provisioner_name": "fc-provi
 def publish(store: SnapshotStore, *, scope: str, name: str | None = None, **more: Any) -> Snapshot:
     """A snapshot of a machine with one MiB, in the store."""
     notebook = more.pop("notebook", None)
-    with store.begin(name=name, scope=scope, owner="me", expected_bytes=1 << 20) as draft:
+    with store.begin(name=name, scope=scope, expected_bytes=1 << 20) as draft:
         draft.files.vmstate.write_bytes(b"state")
         with draft.files.mem.open("xb") as mem:
             mem.truncate(1 << 20)
@@ -258,7 +260,7 @@ async def serving(tmp_path: Path, **config: Any) -> AsyncIterator[Site]:
     app.log.handlers = []
     app.log.propagate = True
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
-    site = Site(app, SnapshotStore(tmp_path / "snapshots", StoreLimits(max_snapshots=20)))
+    site = Site(app, store_in(tmp_path, limits=StoreLimits(max_snapshots=20), owner="me"))
     manager: Any = app.kernel_manager
     site.extension = load(app, host=site)  # type: ignore[arg-type]
     manager.start_kernel, manager.shutdown_kernel = site.starts.start, site.starts.end

@@ -79,7 +79,7 @@ async def test_the_order_of_the_calls(manager: AsyncKernelManager, calls: list[s
     await manager.start_kernel()
     assert calls == ["pre_launch", "launch_kernel", "post_launch"]
     assert await manager.is_alive()
-    vm_ids = [entry.vm_id for entry in list_entries()]
+    vm_ids = [entry.vm_id for entry in list_entries(runtime_dir())]
     assert len(vm_ids) == 1
 
     calls.clear()
@@ -87,14 +87,14 @@ async def test_the_order_of_the_calls(manager: AsyncKernelManager, calls: list[s
     ended = ["send_signal", "kill", "wait", "cleanup(True)"]
     assert [call for call in calls if call in ended] == ended
     assert calls[-3:] == ["pre_launch", "launch_kernel", "post_launch"]
-    assert [entry.vm_id for entry in list_entries()] == vm_ids, "a restart keeps the VM"
+    assert [entry.vm_id for entry in list_entries(runtime_dir())] == vm_ids, "a restart keeps the VM"
 
     calls.clear()
     await manager.shutdown_kernel()
     assert calls[:2] == ["send_signal", "shutdown_requested"]
     assert calls[-1] == "cleanup(False)"
     assert not await manager.is_alive()
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
     assert left() == []
 
 
@@ -162,7 +162,7 @@ async def test_a_start_that_is_refused_leaves_nothing(manager: AsyncKernelManage
 
 async def test_a_cancelled_launch_leaves_nothing(manager: AsyncKernelManager) -> None:
     start = asyncio.ensure_future(manager.start_kernel())
-    await until(lambda: list_entries() or start.done())
+    await until(lambda: list_entries(runtime_dir()) or start.done())
     assert not start.done()
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -206,7 +206,7 @@ async def test_a_kernel_that_its_manager_forgot_is_ended() -> None:
     context = zmq.asyncio.Context()
     manager = AsyncKernelManager(kernel_name="fc-python3", context=context)
     await manager.start_kernel()
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
     manager._close_control_socket()
     del manager
     gc.collect()
@@ -251,7 +251,7 @@ async def test_a_kernel_that_its_manager_does_not_take_over_is_ended(
     monkeypatch.setattr(FcProvisioner, "post_launch", failed)
     with pytest.raises(RuntimeError, match="the manager's own"):
         await manager.start_kernel()
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
     await look()
     await until(lambda: left() == [])
 
@@ -262,4 +262,4 @@ async def test_a_kernel_that_was_taken_over_stays(
     await manager.start_kernel()
     await look()
     assert await manager.is_alive()
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1

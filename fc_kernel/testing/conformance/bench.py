@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import psutil
 
-from ...base.paths import RunDir, new_vm_id
+from ...base.paths import RunDir, new_vm_id, runtime_dir
 from ...settings.spec import DriveSpec, VmSpec
 from ...vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmState
 from .check import expect
@@ -101,7 +101,7 @@ class Bench:
 
         When the block ends the VM is closed, and nothing of it may be left.
         """
-        run_dir = RunDir.create(new_vm_id())
+        run_dir = RunDir.create(runtime_dir(), new_vm_id())
         try:
             plan = {} if start_timeout_s is None else {"start_timeout_s": start_timeout_s}
             vmm = self._make(self._plan(run_dir.path, changes, **plan))

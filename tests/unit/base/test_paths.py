@@ -51,7 +51,7 @@ def test_it_is_made_private_whatever_the_umask(base: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         assert runtime_dir() == base
-        run_dir = RunDir.create(new_vm_id())
+        run_dir = RunDir.create(runtime_dir(), new_vm_id())
     finally:
         os.umask(before)
     assert mode(base) == mode(run_dir.path) == 0o700
@@ -67,7 +67,7 @@ def test_where_it_is(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FC_KERNEL_RUNTIME_DIR")
     assert runtime_dir() == base.parent / "session/fc-kernel"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert paths._runtime_path() == Path(f"/tmp/fc-kernel-{os.geteuid()}")
+    assert paths.runtime_path() == Path(f"/tmp/fc-kernel-{os.geteuid()}")
 
 
 def test_a_relative_directory_is_made_absolute(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_directory_that_others_may_enter_is_refused(base: Path, loose: int) ->
     base.chmod(loose)
     assert "must be a directory of uid" in refusal()
     with pytest.raises(RunDirError):
-        RunDir.create(new_vm_id())
+        RunDir.create(runtime_dir(), new_vm_id())
 
 
 def test_another_users_directory_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_path_too_long_for_a_socket(base: Path, character: str, monkeypatch: p
     room = MAX_SOCKET_PATH_BYTES - 1 - 2 * paths.VM_ID_BYTES - paths.LONGEST_SOCKET_NAME
     fitting = str(base) + "/" + character * ((room - len(str(base)) - 1) // len(character.encode()))
     monkeypatch.setenv("FC_KERNEL_RUNTIME_DIR", fitting)
-    run_dir = RunDir.create(new_vm_id())
+    run_dir = RunDir.create(runtime_dir(), new_vm_id())
     longest = run_dir.path / ("s" * (paths.LONGEST_SOCKET_NAME - 1))
     assert len(os.fsencode(longest)) <= MAX_SOCKET_PATH_BYTES
     run_dir.remove()
@@ -139,9 +139,9 @@ def test_ids_are_short_and_differ() -> None:
 
 
 def test_an_id_that_is_taken(base: Path) -> None:
-    run_dir = RunDir.create("00000001")
+    run_dir = RunDir.create(runtime_dir(), "00000001")
     with pytest.raises(RunDirError, match="00000001"):
-        RunDir.create("00000001")
+        RunDir.create(runtime_dir(), "00000001")
     assert list(base.iterdir()) == [run_dir.path]
     assert not taken(run_dir.path)
     run_dir.remove()
@@ -154,13 +154,13 @@ def test_a_failure_leaves_no_directory_and_no_descriptor(base: Path, monkeypatch
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     monkeypatch.setattr(fcntl, "flock", full)
     with pytest.raises(RunDirError, match="No space left"):
-        RunDir.create(new_vm_id())
+        RunDir.create(runtime_dir(), new_vm_id())
     assert list(base.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
 
 
 def test_removing_takes_everything_and_may_be_done_twice(base: Path) -> None:
-    run_dir = RunDir.create(new_vm_id())
+    run_dir = RunDir.create(runtime_dir(), new_vm_id())
     (run_dir.path / "sub").mkdir()
     (run_dir.path / "sub/file").write_text("x")
     outside = base.parent / "outside"
@@ -173,14 +173,20 @@ def test_removing_takes_everything_and_may_be_done_twice(base: Path) -> None:
 
 
 def test_an_owner_that_lives_keeps_its_directory(base: Path) -> None:
-    run_dir = RunDir.create(new_vm_id())
+    run_dir = RunDir.create(runtime_dir(), new_vm_id())
     made_old(run_dir.path)
     assert not taken(run_dir.path)
     run_dir.remove()
     assert not taken(run_dir.path)
 
 
-OWNER = "import sys; from fc_kernel.base.paths import RunDir; RunDir.create(sys.argv[1]); print(flush=True); sys.stdin.read()"
+OWNER = """
+import sys
+from fc_kernel.base.paths import RunDir, runtime_dir
+RunDir.create(runtime_dir(), sys.argv[1])
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture

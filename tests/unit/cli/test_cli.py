@@ -184,7 +184,7 @@ def test_nothing_runs() -> None:
 
 @pytest.fixture
 async def vmm() -> AsyncIterator[FakeVmm]:
-    run_dir = RunDir.create("0000c11a")
+    run_dir = RunDir.create(runtime_dir(), "0000c11a")
     labels = {"kernel_id": "a-kernel", "notebook": "/home/jo/a.ipynb"}
     spec = VmSpec(vcpu_count=1, mem_size_mib=128)
     running = FakeVmm(BootPlan(vm_id="0000c11a", spec=spec, run_dir=run_dir.path, labels=labels))
@@ -213,7 +213,7 @@ async def test_what_runs(vmm: FakeVmm) -> None:
 
 ORPHAN = """
 import asyncio, sys
-from fc_kernel.base.paths import RunDir
+from fc_kernel.base.paths import RunDir, runtime_dir
 from fc_kernel.settings.spec import VmSpec
 from fc_kernel.testing.fake_vmm import FakeVmm
 from fc_kernel.vmm.base import BootPlan
@@ -225,7 +225,7 @@ async def main():
     print(flush=True)
     await vmm.wait()
 
-run_dir = RunDir.create("0000dead")
+run_dir = RunDir.create(runtime_dir(), "0000dead")
 asyncio.run(main())
 """
 
@@ -247,7 +247,7 @@ def test_what_a_killed_server_left() -> None:
 
 
 def test_a_directory_without_a_process() -> None:
-    code = "from fc_kernel.base.paths import RunDir; RunDir.create('0000dea1')"
+    code = "from fc_kernel.base.paths import RunDir, runtime_dir; RunDir.create(runtime_dir(), '0000dea1')"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE_S)
     assert call("ps").out == "no microVM is running\n"
     assert call("gc").out == "0000dea1: removed; no process had been recorded\n1 removed\n"

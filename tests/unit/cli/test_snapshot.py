@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from fc_kernel.cli.snapshot import _size
+from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots import Snapshot, SnapshotStore
+from fc_kernel.supply.stores import snapshot_store
 
 from ...snapshots_made import OWNER, memory, page, save
 from ..calling import Called, call
@@ -20,7 +23,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SnapshotStore:
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "JUPYTER_DATA_DIR", "FC_KERNEL_DATA_DIR", "FC_KERNEL_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("LOGNAME", OWNER)
-    return SnapshotStore()
+    return snapshot_store(Tenant.of_this_process(FcKernelConfig()))
 
 
 @pytest.fixture

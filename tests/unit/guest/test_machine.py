@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fc_kernel.base.paths import RunDir, cache_dir, new_vm_id
+from fc_kernel.base.paths import RunDir, cache_dir, data_dir, new_vm_id, runtime_dir
 from fc_kernel.guest.control import RpcError
 from fc_kernel.guest.freeze import NO_ENTROPY, Checkpoint
 from fc_kernel.guest.loop import Loop
@@ -52,7 +52,7 @@ def test_without_entropy_nothing_goes_on() -> None:
 @pytest.fixture
 def guest() -> Iterator[Guest]:
     """A real VM with a kernel."""
-    image = ImageStore().get("default")
+    image = ImageStore(data_dir() / "images", cache_dir()).get("default")
     spec = VmSpec(
         kernel=image.kernel,
         rootfs=image.rootfs,
@@ -62,7 +62,7 @@ def guest() -> Iterator[Guest]:
         boot_args=image.boot_args,
         track_dirty_pages=True,
     )
-    engine, run_dir = Engine(), RunDir.create(vm_id := new_vm_id())
+    engine, run_dir = Engine(), RunDir.create(runtime_dir(), vm_id := new_vm_id())
 
     async def make() -> QemuVmm:
         plan = BootPlan(vm_id=vm_id, spec=spec, run_dir=run_dir.path, initrd=boot_initrd(image, cache_dir()))

@@ -146,11 +146,11 @@ def test_a_changed_source_is_another_recipe(tmp_path: Path) -> None:
 def test_an_image_is_not_built_over_another(tmp_path: Path) -> None:
     (tmp_path / "default").mkdir()
     with pytest.raises(ImageBuildError, match="--replace"):
-        build_image(BuildRequest(), ImageStore(tmp_path))
+        build_image(BuildRequest(), ImageStore(tmp_path, tmp_path / "cache"))
 
 
 def test_another_machine_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(ImageBuildError, match="aarch64"):
-        build_image(BuildRequest(), ImageStore(tmp_path / "images"))
+        build_image(BuildRequest(), ImageStore(tmp_path / "images", tmp_path / "cache"))
     assert not (tmp_path / "images").exists()

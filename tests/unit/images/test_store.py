@@ -24,7 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
     (tmp_path / "images").mkdir()
-    return ImageStore(tmp_path / "images")
+    return ImageStore(tmp_path / "images", tmp_path / "cache")
 
 
 def staged(directory: Path, content: str = "1") -> Path:
@@ -211,7 +211,7 @@ def test_removing(store: ImageStore) -> None:
 
 
 def test_removing_from_no_store_at_all(tmp_path: Path) -> None:
-    store = ImageStore(tmp_path / "none")
+    store = ImageStore(tmp_path / "none", tmp_path / "cache")
     with pytest.raises(ImageNotFound):
         store.remove("default")
     assert list(store.images()) == []

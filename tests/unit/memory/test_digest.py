@@ -107,20 +107,20 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def test_links_and_removals_of_our_own_forget_nothing(tmp_path: Path, hashed: list[int]) -> None:
     records = VerifiedFiles(tmp_path / "cache")
-    templates = TemplateStore(tmp_path / "templates", records=records)
-    store = SnapshotStore(tmp_path / "snapshots", records=records)
+    templates = TemplateStore(tmp_path / "templates", owner="ann", records=records)
+    store = SnapshotStore(tmp_path / "snapshots", owner="ann", records=records)
     template = make(templates, "a")
     assert hashed == [template.mem.stat().st_ino]
     hashed.clear()
     templates.check(template)
     # Another process, with nothing in its own memory.
-    other = SnapshotStore(tmp_path / "snapshots", records=VerifiedFiles(tmp_path / "cache"))
+    other = SnapshotStore(tmp_path / "snapshots", owner="ann", records=VerifiedFiles(tmp_path / "cache"))
     last = template
     for number in range(3):
         last = save(store, on=last, pages={number: page(number, "new")})
         other.check(last)
         templates.check(template)
-    with store.begin(name=None, scope="b.ipynb", owner="ann", expected_bytes=0) as draft:
+    with store.begin(name=None, scope="b.ipynb", expected_bytes=0) as draft:
         write_sparse(draft.files.mem, {})
     store.rename(last, "renamed")
     for each in store.list()[:-1]:

@@ -11,7 +11,7 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from traitlets.config import Config
 
-from fc_kernel.base.paths import RunDir, new_vm_id
+from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
 from fc_kernel.errors import AgentUnreachable, IsolationUnavailable, KernelStartError, StateError
 from fc_kernel.host.engine import Engine
@@ -20,6 +20,8 @@ from fc_kernel.sessions.phases import Phase
 from fc_kernel.sessions.session import KernelRequest, KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
+from fc_kernel.settings.tenant import Tenant
+from fc_kernel.supply.supply import supply_of
 from fc_kernel.vmm.journal import list_entries
 
 from ...waiting import until
@@ -44,12 +46,13 @@ class Kernel:
         self.client: AsyncKernelClient
 
     async def open(self) -> Kernel:
-        endpoint_dir = RunDir.create(new_vm_id())
+        endpoint_dir = RunDir.create(runtime_dir(), new_vm_id())
         ip = str(endpoint_dir.path / "k")
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            return KernelSession(self.engine, self.config, endpoints, key=KEY, endpoint_dir=endpoint_dir)
+            supply = supply_of(self.engine, Tenant.of_this_process(self.config))
+            return KernelSession(self.engine, supply, endpoints, key=KEY, endpoint_dir=endpoint_dir)
 
         self.session = await self.engine.run(make())
         self.client = AsyncKernelClient()
@@ -123,9 +126,9 @@ async def test_a_life(opened: Open) -> None:
     assert kernel.session.returncode is None
     assert await kernel.evaluate("__import__('os').environ['GREETING']") == "'hello'"
     assert await kernel.evaluate("__import__('os').environ['FC_KERNEL_TIER']") == "'none'"
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
     await kernel.close()
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
     assert kernel.session.returncode == -signal.SIGKILL
 
 
@@ -167,7 +170,7 @@ async def test_the_machine_of_a_dead_kernel_does_not_stay_for_ever(opened: Open)
     await kernel.start()
     await kernel.execute("import os; os._exit(0)")
     assert await kernel.ended() == 0
-    await until(lambda: kernel.session.machine is None and list_entries() == [])
+    await until(lambda: kernel.session.machine is None and list_entries(runtime_dir()) == [])
     await kernel.start()
     assert await kernel.evaluate("6 * 7") == "42"
 
@@ -181,7 +184,7 @@ async def test_other_settings_get_another_machine(opened: Open) -> None:
     await kernel.start(settings={"vcpu_count": 2})
     assert kernel.vm_id != before
     assert await kernel.evaluate("__import__('os').environ['FC_KERNEL_VCPU_COUNT']") == "'2'"
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
 
 
 async def test_the_machine_is_not_kept_where_the_administrator_says_so(opened: Open) -> None:
@@ -215,7 +218,7 @@ async def test_a_kernel_that_does_not_come_up(opened: Open) -> None:
     with pytest.raises(KernelStartError, match=r"(?s)status 7.*no such luck"):
         await kernel.start(argv=["sh", "-c", "echo no such luck >&2; exit 7"])
     assert kernel.session.machine is None
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
     assert await kernel.ended() == -signal.SIGKILL
     await kernel.start()
     assert await kernel.evaluate("6 * 7") == "42"
@@ -225,14 +228,14 @@ async def test_a_kernel_that_never_comes_up(opened: Open) -> None:
     kernel = await opened(start_timeout_s=1.0)
     with pytest.raises(KernelStartError, match=r"within 1 s"):
         await kernel.start(argv=["sleep", "600"])
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 async def test_a_program_that_is_not_there(opened: Open) -> None:
     kernel = await opened()
     with pytest.raises(KernelStartError):
         await kernel.start(argv=["/no/such/program"])
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 async def test_two_starts_at_once(opened: Open) -> None:
@@ -241,19 +244,19 @@ async def test_two_starts_at_once(opened: Open) -> None:
     errors = [result for result in results if result is not None]
     assert len(errors) == 1
     assert isinstance(errors[0], StateError)
-    assert len(list_entries()) == 1
+    assert len(list_entries(runtime_dir())) == 1
     assert await kernel.evaluate("6 * 7") == "42"
 
 
 async def test_a_cancelled_start_leaves_nothing(opened: Open) -> None:
     kernel = await opened()
     start = asyncio.ensure_future(kernel.start(argv=["sleep", "600"]))
-    await until(lambda: list_entries() or start.done())
+    await until(lambda: list_entries(runtime_dir()) or start.done())
     assert not start.done()
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
-    await until(lambda: list_entries() == [])
+    await until(lambda: list_entries(runtime_dir()) == [])
     await kernel.start()
     assert await kernel.evaluate("6 * 7") == "42"
 
@@ -261,10 +264,10 @@ async def test_a_cancelled_start_leaves_nothing(opened: Open) -> None:
 async def test_closed_while_it_starts(opened: Open) -> None:
     kernel = await opened()
     start = asyncio.ensure_future(kernel.start(argv=["sleep", "600"]))
-    await until(lambda: list_entries() or start.done())
+    await until(lambda: list_entries(runtime_dir()) or start.done())
     assert not start.done()
     await kernel.engine.run(kernel.session.aclose())
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
     with pytest.raises(StateError, match="closed while it started"):
         await start
 
@@ -277,7 +280,7 @@ async def test_a_cancelled_close_still_closes(opened: Open) -> None:
     close.cancel()
     with pytest.raises(asyncio.CancelledError):
         await close
-    await until(lambda: list_entries() == [])
+    await until(lambda: list_entries(runtime_dir()) == [])
     await kernel.engine.run(kernel.session.aclose())
     assert await kernel.ended() == -signal.SIGKILL
 
@@ -302,7 +305,7 @@ async def test_less_isolation_than_required_is_refused(opened: Open) -> None:
     kernel = await opened()
     with pytest.raises(IsolationUnavailable, match=r"tier none.*kvm"):
         await kernel.start(settings={"minimum_tier": "kvm"})
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 async def test_broken_tunnels_are_dialled_again(opened: Open) -> None:
@@ -347,7 +350,7 @@ async def test_what_a_guest_says_of_its_kernels_end_is_checked(
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": 1}))
     assert await kernel.ended() == returncode
     assert ("memory" in kernel.session.death) == (params.get("oom") is True)
-    await until(lambda: list_entries() == [])
+    await until(lambda: list_entries(runtime_dir()) == [])
 
 
 async def test_a_guest_that_does_not_greet(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +359,7 @@ async def test_a_guest_that_does_not_greet(opened: Open, monkeypatch: pytest.Mon
     monkeypatch.setattr("fc_kernel.machine.machine.PROTOCOL_VERSION", 3)
     with pytest.raises(AgentUnreachable, match="speaks protocol 2; this host speaks 3"):
         await kernel.start()
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 async def test_a_silent_guest_is_given_up(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +371,7 @@ async def test_a_silent_guest_is_given_up(opened: Open, monkeypatch: pytest.Monk
     monkeypatch.setattr("fc_kernel.sessions.session.AGENT_TIMEOUT_S", 0.2)
     await kernel.engine.run(kernel.session.kill())
     assert await kernel.ended() == -signal.SIGKILL
-    await until(lambda: list_entries() == [])
+    await until(lambda: list_entries(runtime_dir()) == [])
     assert kernel.session.standing.phase is Phase.IDLE
 
 

@@ -13,6 +13,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import FcKernelError, LimitError, SpecError
 from fc_kernel.host.engine import Engine
 from fc_kernel.provisioner import FcProvisioner
@@ -340,7 +341,7 @@ async def test_the_provisioner_refuses_before_anything_is_started(
     assert caught.value.field == field
     assert f"(from {source})" in str(caught.value)
     assert not provisioner.has_process
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 async def test_a_profile_is_as_untrusted_as_a_notebook(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> SnapshotStore:
 @pytest.fixture
 def other(tmp_path: Path) -> SnapshotStore:
     """Of another host."""
-    return store_in(tmp_path / "other")
+    return store_in(tmp_path / "other", owner="bob")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def saved(store: SnapshotStore) -> Snapshot:
 
 
 def taken_in(store: SnapshotStore, source: object, **more: str) -> Snapshot:
-    return import_snapshot(store, source, **{"scope": "b.ipynb", "owner": "bob", **more})  # type: ignore[arg-type]
+    return import_snapshot(store, source, **{"scope": "b.ipynb", **more})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz"])
@@ -94,11 +94,11 @@ def test_through_open_files(saved: Snapshot, other: SnapshotStore) -> None:
 def test_an_import_is_refused_a_name_that_is_taken(saved: Snapshot, store: SnapshotStore, tmp_path: Path) -> None:
     export_snapshot(saved, tmp_path / "x.tar")
     with pytest.raises(SnapshotExists, match="--name"):
-        import_snapshot(store, tmp_path / "x.tar", scope=saved.scope, owner=saved.owner)
-    found = import_snapshot(store, tmp_path / "x.tar", scope=saved.scope, owner=saved.owner, name="y")
+        import_snapshot(store, tmp_path / "x.tar", scope=saved.scope)
+    found = import_snapshot(store, tmp_path / "x.tar", scope=saved.scope, name="y")
     assert (found.name, store.get("x", scope=SCOPE).id) == ("y", saved.id)
     with pytest.raises(SpecError):
-        import_snapshot(store, tmp_path / "x.tar", scope=saved.scope, owner=saved.owner, name="../y")
+        import_snapshot(store, tmp_path / "x.tar", scope=saved.scope, name="../y")
 
 
 def test_an_export_takes_nobodys_place(saved: Snapshot, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_hostile_names_make_nothing(tmp_path: Path) -> None:
         with pytest.raises(SpecError):
             check_name(name)
         with pytest.raises(SpecError):
-            store.begin(name=name, scope=SCOPE, owner=OWNER, expected_bytes=0)
+            store.begin(name=name, scope=SCOPE, expected_bytes=0)
         with pytest.raises(SpecError):
             store.rename(saved, name)
         with pytest.raises(SnapshotError):

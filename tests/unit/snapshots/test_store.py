@@ -88,7 +88,7 @@ def test_a_root_that_others_may_enter_is_not_used(store: SnapshotStore) -> None:
     with pytest.raises(SnapshotError, match="mode 0700"):
         store.list()
     with pytest.raises(SnapshotError, match="mode 0700"):
-        store.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=0)
+        store.begin(name=None, scope=SCOPE, expected_bytes=0)
 
 
 def test_unnamed_ones_are_counted(store: SnapshotStore) -> None:
@@ -105,10 +105,11 @@ def test_a_name_is_taken_once_in_a_scope(store: SnapshotStore) -> None:
     with pytest.raises(SnapshotExists, match="'x' already"):
         save(store, "x")
     assert save(store, "x", scope="b.ipynb").name == "x"
-    with store.begin(name="y", scope=SCOPE, owner=OWNER, expected_bytes=0):
+    with store.begin(name="y", scope=SCOPE, expected_bytes=0):
         with pytest.raises(SnapshotExists):
-            store.begin(name="y", scope=SCOPE, owner=OWNER, expected_bytes=0)
-        with store.begin(name="y", scope=SCOPE, owner="bob", expected_bytes=0) as other:
+            store.begin(name="y", scope=SCOPE, expected_bytes=0)
+        bobs = store_in(store.root.parent, owner="bob")
+        with bobs.begin(name="y", scope=SCOPE, expected_bytes=0) as other:
             assert other.name == "y"
     assert save(store, "y").name == "y"
     assert len(directories(store)) == 3
@@ -146,7 +147,7 @@ def test_rename_and_describe(store: SnapshotStore) -> None:
         store.rename(described, "../z")
     with pytest.raises(SnapshotError, match="description"):
         store.describe(described, "x" * 100_000)
-    with store.begin(name="w", scope=SCOPE, owner=OWNER, expected_bytes=0), pytest.raises(SnapshotExists):
+    with store.begin(name="w", scope=SCOPE, expected_bytes=0), pytest.raises(SnapshotExists):
         store.rename(described, "w")
 
 
@@ -242,7 +243,7 @@ def test_by_force_it_goes_and_who_has_it_open_keeps_it(store: SnapshotStore) -> 
 
 
 def test_a_published_draft_can_be_held_without_a_gap(store: SnapshotStore) -> None:
-    with store.begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=MIB) as draft:
+    with store.begin(name="x", scope=SCOPE, expected_bytes=MIB) as draft:
         with pytest.raises(StateError):
             draft.keep()
         write_sparse(draft.files.mem, {})
@@ -259,7 +260,7 @@ def test_a_published_draft_can_be_held_without_a_gap(store: SnapshotStore) -> No
 
 @pytest.mark.parametrize("missing", ["mem", "vmstate"])
 def test_a_driver_that_wrote_nothing(store: SnapshotStore, missing: str) -> None:
-    with store.begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=MIB) as draft:
+    with store.begin(name="x", scope=SCOPE, expected_bytes=MIB) as draft:
         if missing == "vmstate":
             write_sparse(draft.files.mem, {})
         with pytest.raises(SnapshotError):
@@ -268,7 +269,7 @@ def test_a_driver_that_wrote_nothing(store: SnapshotStore, missing: str) -> None
 
 
 def test_a_discarded_draft_leaves_nothing(store: SnapshotStore) -> None:
-    with store.begin(name="x", scope=SCOPE, owner=OWNER, expected_bytes=MIB) as draft:
+    with store.begin(name="x", scope=SCOPE, expected_bytes=MIB) as draft:
         write_sparse(draft.files.mem, {})
         draft.discard()
         draft.discard()
@@ -327,15 +328,15 @@ def test_whatever_is_raised_at_any_step(store: SnapshotStore, tmp_path: Path) ->
 def test_the_quota_is_looked_at_before(tmp_path: Path) -> None:
     few = store_in(tmp_path, limits=StoreLimits(max_snapshots=2))
     save(few)
-    with few.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=0), pytest.raises(QuotaExceeded, match="2 are"):
-        few.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=0)
+    with few.begin(name=None, scope=SCOPE, expected_bytes=0), pytest.raises(QuotaExceeded, match="2 are"):
+        few.begin(name=None, scope=SCOPE, expected_bytes=0)
     small = store_in(tmp_path, limits=StoreLimits(max_bytes=3 * MIB))
-    begun = small.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=2 * MIB)
+    begun = small.begin(name=None, scope=SCOPE, expected_bytes=2 * MIB)
     with begun, pytest.raises(QuotaExceeded, match="3 MiB are allowed"):
-        small.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=MIB)
+        small.begin(name=None, scope=SCOPE, expected_bytes=MIB)
     no_room = store_in(tmp_path, limits=StoreLimits(min_free_bytes=1 << 60))
     with pytest.raises(QuotaExceeded, match="stay free"):
-        no_room.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=MIB)
+        no_room.begin(name=None, scope=SCOPE, expected_bytes=MIB)
     assert len(directories(few)) == 1
 
 
@@ -344,8 +345,8 @@ def test_a_limit_on_files_is_found_before_a_monitor_dies_of_it(
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (64 * MIB, 64 * MIB))
     with pytest.raises(QuotaExceeded, match="ulimit -f"):
-        store.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=60 * MIB)
-    with store.begin(name=None, scope=SCOPE, owner=OWNER, expected_bytes=8 * MIB):
+        store.begin(name=None, scope=SCOPE, expected_bytes=60 * MIB)
+    with store.begin(name=None, scope=SCOPE, expected_bytes=8 * MIB):
         pass
 
 

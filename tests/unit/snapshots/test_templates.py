@@ -17,7 +17,9 @@ from ...snapshots_made import MEM_MIB, MIB, fields, memory, page, save, store_in
 
 
 def templates_in(path: Path, **limits: int) -> TemplateStore:
-    return TemplateStore(path / "templates", TemplateLimits(**limits), records=VerifiedFiles(path / "cache"))
+    return TemplateStore(
+        path / "templates", TemplateLimits(**limits), owner="ann", records=VerifiedFiles(path / "cache")
+    )
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def templates(tmp_path: Path) -> TemplateStore:
 
 
 def make(templates: TemplateStore, key: str, *, bytes_: int = 8192, **more: object) -> Snapshot:
-    with templates.begin(key, owner="ann", expected_bytes=bytes_) as draft:
+    with templates.begin(key, expected_bytes=bytes_) as draft:
         write_sparse(draft.files.mem, {number: page(number, key) for number in range(bytes_ // 4096)})
         draft.files.vmstate.write_bytes(b"v")
         return draft.publish(fields(template_key=key, **more), base=Base.full())
@@ -45,7 +47,7 @@ def test_there_is_one_for_each_key(templates: TemplateStore) -> None:
     assert templates.find("a") == made
     assert made.kind == "template"
     with pytest.raises(SnapshotExists):
-        templates.begin("a", owner="ann", expected_bytes=0)
+        templates.begin("a", expected_bytes=0)
     assert templates.find("b") is None
     assert make(templates, "b ../x") == templates.find("b ../x")
     templates.check(made, Host(monitor="qemu", agent_protocol=2))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fc_kernel.base.paths import runtime_dir
 from fc_kernel.supply.pool import Pool
 from fc_kernel.supply.templates import Templates
 from fc_kernel.vmm.base import VmmState
@@ -122,12 +123,12 @@ async def test_what_stands_ready_is_shown_and_ends_with_the_engine() -> None:
     async with scripted_kernels(pool_size=1) as make:
         pool = pool_of(await make())
         await until(lambda: len(pool) == 1)
-        [entry] = [entry for entry in list_entries() if "pool" in entry.labels]
+        [entry] = [entry for entry in list_entries(runtime_dir()) if "pool" in entry.labels]
         second = await make()
         assert started(second) == "pool"
-        [taken] = [each for each in list_entries() if each.pid == entry.pid]
+        [taken] = [each for each in list_entries(runtime_dir()) if each.pid == entry.pid]
         assert (taken.kernel_id, "pool" in taken.labels) == (second.kernel_id, False)
-    assert list_entries() == []
+    assert list_entries(runtime_dir()) == []
 
 
 async def test_one_that_died_in_the_pool_is_nobodys_kernel() -> None:

@@ -28,8 +28,8 @@ DEADLINE_S = 30
 #: Makes run directories, says so, and waits to be killed.
 OWNER = """
 import sys
-from fc_kernel.base.paths import RunDir
-dirs = [RunDir.create(name) for name in sys.argv[1:]]
+from fc_kernel.base.paths import RunDir, runtime_dir
+dirs = [RunDir.create(runtime_dir(), name) for name in sys.argv[1:]]
 print(flush=True)
 sys.stdin.read()
 """
@@ -96,23 +96,23 @@ def test_an_orphan_is_ended_and_its_directory_removed(own: Own, spawn: Spawn) ->
     owner, monitor = own("000000a1"), spawn()
     entry_of(monitor.pid, "000000a1").write(owner.paths[0])
     owner.kill()
-    assert [entry.owner_alive for entry in list_entries()] == [False]
-    (reaped,) = reap()
+    assert [entry.owner_alive for entry in list_entries(runtime_dir())] == [False]
+    (reaped,) = reap(runtime_dir())
     assert (reaped.vm_id, reaped.outcome) == ("000000a1", f"removed; its process {monitor.pid} was killed")
     assert monitor.wait(DEADLINE_S) == -signal.SIGKILL
     assert not owner.paths[0].exists()
-    assert reap() == []
+    assert reap(runtime_dir()) == []
     assert reaped.to_dict() == {"vm_id": "000000a1", "outcome": reaped.outcome}
 
 
 def test_a_living_owners_is_spared(own: Own, spawn: Spawn) -> None:
     owner, monitor = own("000000a2"), spawn()
     entry_of(monitor.pid, "000000a2").write(owner.paths[0])
-    mine = RunDir.create(new_vm_id())
+    mine = RunDir.create(runtime_dir(), new_vm_id())
     entry_of(monitor.pid, mine.path.name).write(mine.path)
-    assert reap() == []
+    assert reap(runtime_dir()) == []
     assert monitor.poll() is None
-    assert [entry.owner_alive for entry in list_entries()] == [True, True]
+    assert [entry.owner_alive for entry in list_entries(runtime_dir())] == [True, True]
     mine.remove()
 
 
@@ -130,7 +130,7 @@ def test_a_recycled_pid_is_spared(own: Own, spawn: Spawn, changes: Callable[[Jou
     entry = entry_of(stranger.pid, "000000a3")
     dataclasses.replace(entry, **changes(entry)).write(owner.paths[0])
     owner.kill()
-    (reaped,) = reap()
+    (reaped,) = reap(runtime_dir())
     assert "another process now and was left alone" in reaped.outcome
     assert not owner.paths[0].exists()
     assert stranger.poll() is None
@@ -142,14 +142,14 @@ def test_a_process_that_has_ended_already(own: Own, spawn: Spawn) -> None:
     owner.kill()
     monitor.kill()
     monitor.wait(DEADLINE_S)
-    (reaped,) = reap()
+    (reaped,) = reap(runtime_dir())
     assert reaped.outcome == "removed; its process had ended"
 
 
 def test_an_owner_that_died_before_it_started_anything(own: Own) -> None:
     owner = own("000000a5")
     owner.kill()
-    (reaped,) = reap()
+    (reaped,) = reap(runtime_dir())
     assert reaped.outcome == "removed; no process had been recorded"
     assert not owner.paths[0].exists()
 
@@ -159,9 +159,9 @@ def test_a_directory_that_lost_its_lock_goes_after_a_while(own: Own, spawn: Spaw
     path.mkdir(mode=0o700)
     monitor = spawn()
     entry_of(monitor.pid, "000000a6").write(path)
-    assert reap() == []
+    assert reap(runtime_dir()) == []
     os.utime(path, (0, 0))
-    (reaped,) = reap()
+    (reaped,) = reap(runtime_dir())
     assert "was killed" in reaped.outcome
     assert not path.exists()
 
@@ -173,8 +173,8 @@ def test_what_is_no_directory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).touch()
     link.symlink_to(tmp_path)
     try:
-        assert reap() == []
-        assert list_entries() == []
+        assert reap(runtime_dir()) == []
+        assert list_entries(runtime_dir()) == []
         assert (tmp_path / "kept").exists()
     finally:
         stray.unlink()
@@ -187,7 +187,7 @@ def test_two_reapers_at_once(own: Own, spawn: Spawn) -> None:
     entry_of(monitor.pid, names[7]).write(owner.paths[7])
     owner.kill()
     with ThreadPoolExecutor(4) as pool:
-        reaped = [vm.vm_id for found in pool.map(lambda _: reap(), range(4)) for vm in found]
+        reaped = [vm.vm_id for found in pool.map(lambda _: reap(runtime_dir()), range(4)) for vm in found]
     assert sorted(reaped) == names
     assert monitor.wait(DEADLINE_S) == -signal.SIGKILL
     assert not any(path.exists() for path in owner.paths)
@@ -198,18 +198,17 @@ def test_what_cannot_be_removed_is_said_so(own: Own, monkeypatch: pytest.MonkeyP
     owner.kill()
     with monkeypatch.context() as patch:
         patch.setattr(reaper.shutil, "rmtree", lambda *_, **__: None)
-        (reaped,) = reap()
+        (reaped,) = reap(runtime_dir())
     assert reaped.outcome.startswith(f"could not be removed ({owner.paths[0]})")
-    assert len(reap()) == 1
+    assert len(reap(runtime_dir())) == 1
 
 
 def test_a_runtime_directory_that_cannot_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o755)
-    monkeypatch.setenv("FC_KERNEL_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr("fc_kernel.base.paths.MAX_SOCKET_PATH_BYTES", 1000)
     for function in (reap, list_entries):
         with pytest.raises(RunDirError, match="mode"):
-            function()
+            function(tmp_path)
 
 
 GOOD = {
@@ -259,7 +258,7 @@ HOSTILE |= {
 
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
-    owned = RunDir.create("000000b1")
+    owned = RunDir.create(runtime_dir(), "000000b1")
     yield owned.path
     owned.remove()
 
@@ -268,8 +267,8 @@ def run_dir() -> Iterator[Path]:
 def test_a_hostile_entry_is_none(kind: str, run_dir: Path) -> None:
     (run_dir / JOURNAL_NAME).write_bytes(HOSTILE[kind])
     assert read_entry(run_dir) is None
-    assert list_entries() == []
-    assert reap() == []
+    assert list_entries(runtime_dir()) == []
+    assert reap(runtime_dir()) == []
 
 
 def test_the_good_one_among_them(run_dir: Path) -> None:
@@ -336,9 +335,9 @@ def test_a_process_may_call_itself_anything() -> None:
 
 
 def test_what_is_listed_oldest_first(run_dir: Path) -> None:
-    second = RunDir.create("000000b0")
+    second = RunDir.create(runtime_dir(), "000000b0")
     entry_of(os.getpid(), "000000b1", created=1.0).write(run_dir)
     entry_of(os.getpid(), "000000b0", created=2.0).write(second.path)
-    assert [entry.vm_id for entry in list_entries()] == ["000000b1", "000000b0"]
+    assert [entry.vm_id for entry in list_entries(runtime_dir())] == ["000000b1", "000000b0"]
     second.remove()
     assert journal.read_entry(second.path) is None

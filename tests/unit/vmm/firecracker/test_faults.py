@@ -16,6 +16,7 @@ from fc_kernel.machine import machine
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Resolved
 from fc_kernel.settings.spec import VmSpec
+from fc_kernel.settings.tenant import Tenant
 from fc_kernel.settings.tier import Tier
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, VmmState
 from fc_kernel.vmm.firecracker import api
@@ -210,6 +211,6 @@ async def test_guest_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monk
         start_timeout_s=START_TIMEOUT_S,
     )
     with pytest.raises(AgentUnreachable, match=f"did not answer within {START_TIMEOUT_S:g} s") as caught:
-        await machine.Machine.boot(resolved, FcKernelConfig(), labels={})
+        await machine.Machine.boot(resolved, Tenant.of_this_process(FcKernelConfig()), labels={})
     assert "guest: booting" in caught.value.console
     assert not [child for child in psutil.Process().children() if child.is_running()]
