@@ -4,12 +4,13 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
+import { json } from 'node:stream/consumers';
 import openapiTS, { astToString } from 'openapi-typescript';
 
 const TARGET = new URL('src/generated.ts', import.meta.url);
 const HEAD = '// Generated from the server’s OpenAPI description by “npm run types”; changes belong there.\n\n';
 
-const { components, ...description } = JSON.parse(readFileSync(process.stdin.fd, 'utf8'));
+const { components, ...description } = await json(process.stdin);
 // A model's title repeats its name.
 const isTitle = (name, value) => name === 'title' && typeof value === 'string';
 const models = JSON.parse(JSON.stringify(components), (name, value) => (isTitle(name, value) ? undefined : value));

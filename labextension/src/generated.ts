@@ -125,7 +125,7 @@ export interface components {
              * @description place in the host's stream of events
              * @default 0
              */
-            readonly seq: string;
+            readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
         /** @description What the administrator allows. */
@@ -195,7 +195,7 @@ export interface components {
              * @description place in the host's stream of events
              * @default 0
              */
-            readonly seq: string;
+            readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
         /** @description A snapshot is gone. */
@@ -211,7 +211,7 @@ export interface components {
              * @description place in the host's stream of events
              * @default 0
              */
-            readonly seq: string;
+            readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
         /** @description A kernel was put back to a snapshot. */
@@ -227,7 +227,7 @@ export interface components {
              * @description place in the host's stream of events
              * @default 0
              */
-            readonly seq: string;
+            readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
         /** @description A snapshot was taken, or imported. */
@@ -243,7 +243,7 @@ export interface components {
              * @description place in the host's stream of events
              * @default 0
              */
-            readonly seq: string;
+            readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
         /** @description A kernel is in another state. A ``dead`` one says why, and shows the end of the guest's console. */
@@ -274,7 +274,7 @@ export interface components {
              * @description place in the host's stream of events
              * @default 0
              */
-            readonly seq: string;
+            readonly seq: number;
             /** @enum {string} */
             readonly state: "booting" | "running" | "pausing" | "restoring" | "dead";
             /**

@@ -11,7 +11,7 @@ Object.assign(globalThis, {
   IntersectionObserver: Nothing,
   DragEvent: class extends Event {}
 });
-window.requestIdleCallback ??= (callback => setTimeout(callback)) as never;
+window.requestIdleCallback ??= ((callback: () => void) => setTimeout(callback)) as never;
 window.matchMedia ??= (() => ({ matches: false, addEventListener() {}, removeEventListener() {} })) as never;
 document.queryCommandSupported ??= () => false;
 (globalThis as any).CSS ??= {};
