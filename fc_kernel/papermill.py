@@ -32,8 +32,8 @@ class FcKernelEngine(NBClientEngine):
         **kwargs: Any,
     ) -> Any:
         require_microvm(kernel_name)
-        safe_kwargs = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)  # type: ignore[no-untyped-call]
-        final_kwargs = merge_kwargs(  # type: ignore[no-untyped-call]
+        safe_kwargs = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
+        final_kwargs = merge_kwargs(
             safe_kwargs,
             timeout=execution_timeout or kwargs.get("timeout"),
             startup_timeout=start_timeout,
@@ -43,5 +43,5 @@ class FcKernelEngine(NBClientEngine):
             stderr_file=stderr_file,
         )
         start = {"fc_kernel_notebook": notebook_settings(nb_man.nb)}
-        client = PapermillNotebookClient(nb_man, **final_kwargs)  # type: ignore[no-untyped-call]
-        return client.execute(**start)  # type: ignore[no-untyped-call]
+        client = PapermillNotebookClient(nb_man, **final_kwargs)
+        return client.execute(**start)

@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def measure_tunnel(samples: int, say: Callable[[str], None]) -> dict[str, dict[s
         ):
             say(name)
             sample(fake), sample(plain)
-            both = alternately(samples, lambda take=sample: take(fake), lambda take=sample: take(plain))
+            both = alternately(samples, partial(sample, fake), partial(sample, plain))
             metrics[name] = summary(*both, unit)
     return metrics
 
@@ -120,7 +121,7 @@ def measure(
     monitor: str, samples: int, only: str | None, say: Callable[[str], None], failed: list[str]
 ) -> dict[str, dict[str, Any]]:
     """All metrics, or those of one part; the names of parts that failed are added to ``failed``."""
-    parts = {
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
         "cold": lambda: measure_cold(monitor, samples, say),
         "starts": lambda: measure_starts(OURS, PLAIN, monitor, samples, say),
         "snapshots": lambda: measure_snapshots(OURS, monitor, samples, say),

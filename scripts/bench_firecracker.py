@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench_kernels import alone
 
 from fc_kernel.errors import FcKernelError
-from fc_kernel.vmm import monitors
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram, find_firecracker
 from fc_kernel.vmm.kvm import KvmReport
 
@@ -49,17 +50,12 @@ def site() -> Iterator[None]:
     """A data directory with the guest as its image; KVM passes for usable, because for this guest it is."""
     with tempfile.TemporaryDirectory() as root:
         put_image(Path(root), build_guest(Path(root)))
-        before = dict(os.environ), monitors.probe_kvm
-        os.environ.update(
-            FC_KERNEL_DATA_DIR=root, FC_KERNEL_CACHE_DIR=f"{root}/cache", JUPYTER_RUNTIME_DIR=f"{root}/runtime"
-        )
-        monitors.probe_kvm = lambda *_: KvmReport("usable", "as far as the bare-metal guest goes", None, None)
-        try:
+        dirs = {
+            "FC_KERNEL_DATA_DIR": root, "FC_KERNEL_CACHE_DIR": f"{root}/cache", "JUPYTER_RUNTIME_DIR": f"{root}/runtime",
+        }  # fmt: skip
+        report = KvmReport("usable", "as far as the bare-metal guest goes", None, None)
+        with mock.patch.dict(os.environ, dirs), mock.patch("fc_kernel.vmm.monitors.probe_kvm", return_value=report):
             yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before[0])
-            monitors.probe_kvm = before[1]
 
 
 def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -78,18 +74,19 @@ def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, A
 
     say(f"firecracker {program.version}")
     with site():
-        for config in ({"templates": False}, {}):
+        configs: list[dict[str, Any]] = [{"templates": False}, {}]
+        for config in configs:
             with contextlib.closing(Kernel(program, **config)) as first:
                 first.start()
             for _ in range(samples):
                 with contextlib.closing(Kernel(program, **config)) as kernel:
-                    timed("start_template" if not config else "start_cold", lambda kernel=kernel: started(kernel))
+                    timed("start_template" if not config else "start_cold", partial(started, kernel))
         with contextlib.closing(Kernel(program)) as kernel:
             client = kernel.start()
             for number in range(samples):
                 still = kernel.run(kernel.session.take_snapshot(f"s{number}")).stood_still_s
                 taken.setdefault("snapshot_stall", []).append(still * 1e3)
-                timed("restore", lambda number=number: (client.execute(f"%restore s{number}"), client.value("count")))
+                timed("restore", partial(restored, client, number))
             for _ in range(max(3, samples // 3)):
                 timed("fork_8", lambda: forked(kernel))
     return {f"firecracker_{name}": alone(values, "ms") for name, values in taken.items()}
@@ -98,6 +95,12 @@ def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, A
 def started(kernel: Kernel) -> None:
     """``start`` to the first cell's reply."""
     kernel.start().value("count")
+
+
+def restored(client: Client, number: int) -> None:
+    """The kernel is back at a snapshot and has answered a cell."""
+    client.execute(f"%restore s{number}")
+    client.value("count")
 
 
 def forked(kernel: Kernel) -> None:

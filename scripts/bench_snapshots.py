@@ -146,7 +146,9 @@ def clean_up() -> None:
 
 def measure_forks(ours: str, monitor: str, samples: int, say: Callable[[str], None]) -> dict[str, Any]:
     """``%fork`` to the first cell's reply in the fork, in one and in eight; and the memory of a further one."""
-    firsts, eights, marginal = [], [], []
+    firsts: list[float] = []
+    eights: list[float] = []
+    marginal: list[float] = []
     with_one = 0.0
     with kernel(ours, monitor, mem_size_mib=MEM_SIZE_MIB) as client:
         execute(client, "x = 41")

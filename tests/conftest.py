@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -80,12 +81,12 @@ class Belongings:
         self.directories = {path.name for path in runtime_dir.iterdir()}
 
     def more_than(self, before: Belongings) -> dict[str, set[object]]:
-        more = {
+        more: dict[str, set[Any]] = {
             "processes": self.processes - before.processes,
             "threads": self.threads - before.threads,
             "directories": self.directories - before.directories,
         }
-        return {kind: set(things) for kind, things in more.items() if things}
+        return {kind: things for kind, things in more.items() if things}
 
 
 def _has_children() -> bool:

@@ -90,7 +90,7 @@ class Cell:
 class Client:
     """Keeps every message, by the request that it answers; what answers none of ours is kept, too."""
 
-    def __init__(self, info: dict[str, Any]) -> None:
+    def __init__(self, info: Any) -> None:
         self._client = AsyncKernelClient()
         self._client.load_connection_info(info)
         self._client.start_channels()

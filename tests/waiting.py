@@ -13,7 +13,7 @@ DEADLINE_S = 180.0
 LOOK_EVERY_S = 0.01
 
 
-def eventually(true: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
+def eventually(true: Callable[[], T | None], what: str, deadline_s: float = DEADLINE_S) -> T:
     """The first true answer; fails with ``what`` when there is none in time."""
     end = time.monotonic() + deadline_s
     while not (answer := true()):

@@ -5,6 +5,11 @@ A guest under test gets this file too, so what it exports is imported only when 
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .conformance import check_vmm
+    from .fake_vmm import FakeVmm
+
 __all__ = ["FakeVmm", "check_vmm"]
 
 

@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,9 +68,10 @@ class Damage:
     def edited(self) -> None:
         self.path = self.victim.directory / "manifest.json"
         said = json.loads(self.path.read_bytes())
-        change = self.dice.choice(
-            [{"monitor": "other"}, {"id": self.foreign.id}, {"name": "y"}, {"more": 1}, {"parts": []}]
-        )
+        changes: list[dict[str, Any]] = [
+            {"monitor": "other"}, {"id": self.foreign.id}, {"name": "y"}, {"more": 1}, {"parts": []},
+        ]  # fmt: skip
+        change = self.dice.choice(changes)
         self._changed(json.dumps({**said, **change}, indent=1).encode() + b"\n")
 
     def link(self) -> None:

@@ -143,7 +143,9 @@ def test_two_servers(tmp_path: Path) -> None:
     for server in servers:
         out, err = server.communicate(timeout=DEADLINE_S)
         assert (server.returncode, err) == (0, "")
-        told.update(line.split()[::-1] for line in out.splitlines())
+        for line in out.splitlines():
+            name, snapshot_id = line.split()
+            told[snapshot_id] = name
     store = store_in(tmp_path)
     found = {each.id: each.name for each in store.list() if each.id != base.id}
     assert found == told

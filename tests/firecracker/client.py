@@ -38,7 +38,8 @@ class Client:
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         self.client = BlockingKernelClient()
-        self.client.load_connection_info(dict(info))
+        known: Any = dict(info)
+        self.client.load_connection_info(known)
 
     @classmethod
     def at(cls, ip: str, ports: Mapping[str, int]) -> Self:

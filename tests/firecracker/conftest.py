@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def data_dir(
 def new_kernel(program: FirecrackerProgram, data_dir: Path) -> Iterator[MakeKernel]:
     kernels: list[Kernel] = []
 
-    def make(**config: object) -> Kernel:
+    def make(**config: Any) -> Kernel:
         kernels.append(Kernel(program, **config))
         return kernels[-1]
 

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from fc_kernel.images.manifest import ImageManifest, Part
-from fc_kernel.images.store import ROLES
 
 #: A file that is no part of the tests' guest but has to be there.
 PLACEHOLDER = bytes(4096)
@@ -26,6 +25,10 @@ def put_image(data_dir: Path, guest: Path) -> None:
         kernel_release="bare",
         python="none",
         boot_args="",
-        parts=tuple(Part.of(role, image / role) for role in ROLES),
+        parts=(
+            Part.of("kernel", image / "kernel"),
+            Part.of("initrd", image / "initrd"),
+            Part.of("rootfs", image / "rootfs"),
+        ),
     )
     (image / "manifest.json").write_text(manifest.model_dump_json())

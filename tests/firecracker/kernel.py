@@ -12,7 +12,8 @@ from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.endpoints import ClientEndpoints
 from fc_kernel.host.engine import Engine
 from fc_kernel.machine.machine import Machine
-from fc_kernel.sessions.session import KernelRequest, KernelSession
+from fc_kernel.machine.start import KernelRequest
+from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant

@@ -92,7 +92,7 @@ class Guest:
     def restored(self, role: str = "fork", **params: Any) -> Any:
         """Wake a loaded guest. A connection that was made while it noticed its restore fell with those of its past."""
         known = {"name": "s1", "time": time.time(), "entropy_b64": entropy(), "hostname": "vm", "machine_id": "0" * 32}
-        more = {"key": GUEST_KEY.decode(), "env": {}, "cwd": None, "reseed": True}
+        more: dict[str, Any] = {"key": GUEST_KEY.decode(), "env": {}, "cwd": None, "reseed": True}
 
         async def wake() -> Any:
             for _ in range(2):

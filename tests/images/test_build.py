@@ -65,9 +65,9 @@ def user() -> Iterator[tuple[str, Path]]:
 
 def without_privilege(name: str, home: Path) -> tuple[str, ...]:
     """Words that run a command as the user, who may read (and no more) wherever this test's interpreter is."""
-    words = ("setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups")
-    words += ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-    return (*words, "--", "env", f"HOME={home}", f"USER={name}")
+    user = ("setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups")
+    may = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    return (*user, *may, "--", "env", f"HOME={home}", f"USER={name}")
 
 
 def test_root_and_a_user_build_the_same_bytes(user: tuple[str, Path], tmp_path: Path, booted: Booted) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jupyter_kernel_test
 import pytest
@@ -36,7 +37,7 @@ class TestKernelSpec(jupyter_kernel_test.KernelTests):
         {"code": "from IPython.display import HTML, display; display(HTML('<b>test</b>'))", "mime": "text/html"}
     ]
     code_history_pattern = "1?2*"
-    supported_history_operations = ("tail", "search")
+    supported_history_operations: Any = ("tail", "search")
     code_history_test = "1"
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,8 @@ async def test_a_snapshot_while_100_mb_are_on_their_way(make: Make) -> None:
     kernel = await make()
     cell = kernel.client.send("big = 'x' * 1000000\n" + "print(big)\n" * 100)
     for number in range(3):
-        await until(lambda number=number: len(cell.outputs) > 20 * (number + 1))
+        enough = 20 * (number + 1)
+        await until(partial(lambda enough: len(cell.outputs) > enough, enough))
         await kernel.snapshot(f"b{number}")
     await kernel.client.until_done(cell)
     assert cell.reply["status"] == "ok"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ def caller(manager: KernelManager) -> Iterator[Caller]:
     caller.close()
 
 
+def _gone(file: Path) -> bool:
+    return not file.exists()
+
+
 @pytest.fixture
 def forks(caller: Caller) -> Iterator[list[Any]]:
     """The forks' connection files, and what ends them."""
@@ -49,7 +54,7 @@ def forks(caller: Caller) -> Iterator[list[Any]]:
         client.load_connection_file()
         client.start_channels()
         client.shutdown()
-        eventually(lambda file=file: not file.exists(), "the fork has ended")
+        eventually(partial(_gone, file), "the fork has ended")
         client.stop_channels()
 
 

@@ -33,7 +33,7 @@ MARKUP = "<img src=x onerror=alert(1)>"
 LIMITS = {"max_vcpu_count": 2, "max_mem_size_mib": 2048, "max_start_timeout_s": 120.0, "allowed_images": ["default"]}
 
 
-def notebook(fc_kernel: Any = None, cells: list[Any] | None = None, **metadata: Any) -> dict[str, Any]:
+def notebook(fc_kernel: Any = None, /, *, cells: Any = None, **metadata: Any) -> dict[str, Any]:
     """A notebook with that metadata and those cells."""
     if fc_kernel is not None:
         metadata["fc_kernel"] = fc_kernel

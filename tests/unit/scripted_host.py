@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ class ScriptedHost:
         await self.detach()
         for name, port in CHANNEL_PORTS.items():
             sock = await dial(self.vmm.uds_path, port)
-            self._wires[name] = Wire(sock, name, generation, lambda parts, name=name: self._received(name, parts))
+            self._wires[name] = Wire(sock, name, generation, partial(self._received, name))
         for wire in self._wires.values():
             await asyncio.wait_for(wire.established.wait(), DEADLINE_S)
 
@@ -171,7 +172,7 @@ class ScriptedHost:
         """Send a message of a client; returns its id."""
         parts = Composer(Signer((key or self.key).encode())).message(kind, content, identities=[IDENTITY])
         await self._wires[channel].send(parts)
-        return str(json.loads(parts[3])["msg_id"])
+        return str(json.loads(bytes(parts[3]))["msg_id"])
 
     async def send(self, code: str, **content: Any) -> str:
         """Send an execute request; returns its id."""

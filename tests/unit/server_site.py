@@ -129,7 +129,7 @@ class MemorySession:
         self.tell("fork", snapshot=taken.id, forks=[fork.to_dict() for fork in forks])
         return forks
 
-    def observe(self, observer: Callable[[str, dict[str, Any]], None]) -> None:
+    def observe(self, observer: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.observers.append(observer)
 
     @property
@@ -268,6 +268,7 @@ async def serving(tmp_path: Path, **config: Any) -> AsyncIterator[Site]:
     async def heard(logger: Any, schema_id: str, data: dict[str, Any]) -> None:
         site.events.append(data)
 
+    assert app.event_logger is not None
     app.event_logger.add_listener(schema_id="https://fc-kernel.readthedocs.io/events/v1", listener=heard)
     server = HTTPServer(app.web_app, max_body_size=app.max_body_size)
     [socket] = bind_sockets(0, "127.0.0.1")

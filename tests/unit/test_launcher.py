@@ -17,7 +17,7 @@ from fc_kernel.channels.endpoints import CHANNELS
 from fc_kernel.errors import ConfigError
 from fc_kernel.launcher import MAX_CONNECTION_FILE_BYTES, endpoints_of, read_connection_file, run
 
-PORTS = {f"{channel}_port": 50000 + number for number, channel in enumerate(CHANNELS)}
+PORTS: dict[str, Any] = {f"{channel}_port": 50000 + number for number, channel in enumerate(CHANNELS)}
 
 
 def written(path: Path, content: Any = None, **changes: Any) -> str:

@@ -120,6 +120,7 @@ async def test_what_is_told_of_a_kernel_is_json_and_no_secret(manager: AsyncKern
     manager.transport_encryption = "required"
     await manager.start_kernel()
     provisioner = provisioner_of(manager)
+    assert manager.curve_publickey is not None
     assert provisioner.connection_info["curve_publickey"] == manager.curve_publickey.decode()
     info = await provisioner.get_provisioner_info()
     text = json.dumps(info)

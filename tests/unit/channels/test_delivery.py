@@ -46,14 +46,14 @@ class Server:
     def subscriber(self, **options: Any) -> Any:
         client = self.client(zmq.SUB, "iopub", **options)
         client.subscribe(b"")
-        assert self.bound.sockets["iopub"].poll(DEADLINE_S * 1000)
+        assert self.bound.sockets["iopub"].poll(int(DEADLINE_S * 1000))
         assert self.bound.sockets["iopub"].recv() == b"\x01"
         return client
 
     def dealer(self, identity: bytes, **options: Any) -> Any:
         client = self.client(zmq.DEALER, "shell", identity=identity, **options)
         client.send(b"hello")
-        assert self.bound.sockets["shell"].poll(DEADLINE_S * 1000)
+        assert self.bound.sockets["shell"].poll(int(DEADLINE_S * 1000))
         assert self.bound.sockets["shell"].recv_multipart() == [identity, b"hello"]
         return client
 

@@ -28,7 +28,7 @@ def context() -> Iterator[Any]:
     context.destroy(0)
 
 
-def arrives(context: Any, bound: BoundSockets, endpoint: str, *, deadline_ms: int = DEADLINE_MS, **keys: bytes) -> bool:
+def arrives(context: Any, bound: BoundSockets, endpoint: str, deadline_ms: int = DEADLINE_MS, /, **keys: bytes) -> bool:
     """Whether what a client sends to the shell channel gets there."""
     client = context.socket(zmq.DEALER)
     try:
@@ -145,8 +145,8 @@ def test_curve_lets_in_who_has_the_key(context: Any, tmp_path: Path, transport: 
     right = {"curve_serverkey": public, "curve_publickey": public, "curve_secretkey": secret}
     other_public, other_secret = zmq.curve_keypair()
     wrong = {"curve_serverkey": other_public, "curve_publickey": other_public, "curve_secretkey": other_secret}
-    assert not arrives(context, bound, address, deadline_ms=SILENCE_MS)
-    assert not arrives(context, bound, address, deadline_ms=SILENCE_MS, **wrong)
+    assert not arrives(context, bound, address, SILENCE_MS)
+    assert not arrives(context, bound, address, SILENCE_MS, **wrong)
     assert arrives(context, bound, address, **right)
     bound.close()
 

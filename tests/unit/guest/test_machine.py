@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,8 @@ class Refusing:
 
 
 def test_without_entropy_nothing_goes_on() -> None:
-    machine, answers = Refusing(), []
+    machine = Refusing()
+    answers: list[Any] = []
     checkpoint = Checkpoint(Loop(), [], lambda _method, _params: True, machine=machine, is_init=False)
     params = {"role": "fork", "name": "s1", "key": "k", "entropy_b64": "QUFB", "time": 0.0, "hostname": "h"}
     with pytest.raises(RpcError, match="refused the entropy") as refused:

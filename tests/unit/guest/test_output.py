@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ipykernel.iostream import IOPubThread, OutStream
@@ -35,7 +36,7 @@ class Sender(IOPubThread):
 
     def __init__(self) -> None:
         self._todo: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self.io_loop = SimpleNamespace(call_later=lambda _delay_s, _callback: None)
+        self.io_loop: Any = SimpleNamespace(call_later=lambda _delay_s, _callback: None)
         self.thread = threading.Thread(target=self._work, name="sender")
         self.thread.start()
 
@@ -53,7 +54,8 @@ class Sender(IOPubThread):
 @pytest.fixture
 def stream(handler: None) -> Iterator[GuardedOutStream]:
     sender = Sender()
-    stream = GuardedOutStream(Session(key=b"k"), sender, "stdout", watchfd=False)
+    make: Any = GuardedOutStream
+    stream = make(Session(key=b"k"), sender, "stdout", watchfd=False)
     yield stream
     sender.schedule(None)
     sender.thread.join()
@@ -79,7 +81,12 @@ def test_an_interrupt_within_a_write_comes_after_it(stream: GuardedOutStream, mo
 def test_an_interrupt_ends_the_wait_for_a_slow_reader(stream: GuardedOutStream) -> None:
     stream.flush_timeout = 600
     gate, waits = threading.Event(), threading.Event()
-    stream.pub_thread.schedule(lambda: (waits.set(), gate.wait()))
+
+    def waiting() -> None:
+        waits.set()
+        gate.wait()
+
+    stream.pub_thread.schedule(waiting)
     main = threading.get_ident()
 
     def signalling() -> None:
@@ -131,7 +138,12 @@ def test_nested_code_is_left_first(handler: None) -> None:
 @pytest.mark.parametrize("use", [lambda stream: stream.write("x"), lambda stream: stream.flush()])
 def test_another_thread_is_not_the_main_one(stream: GuardedOutStream, use: Callable[[OutStream], object]) -> None:
     depths = []
-    thread = threading.Thread(target=lambda: (use(stream), depths.append(guard._depth)), name="other")
+
+    def using() -> None:
+        use(stream)
+        depths.append(guard._depth)
+
+    thread = threading.Thread(target=using, name="other")
     thread.start()
     thread.join()
     assert depths == [0]

@@ -15,6 +15,7 @@ from traitlets.config import Config
 from fc_kernel.host import doctor
 from fc_kernel.host.doctor import Check, Report, Status, examine
 from fc_kernel.images.manifest import ImageManifest, Part
+from fc_kernel.images.steps import BUILD_PROGRAMS
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.tier import Tier
 from fc_kernel.vmm.kvm import KvmReport
@@ -46,7 +47,7 @@ class Host:
         patch.setenv("FC_KERNEL_CACHE_DIR", str(path / "cache"))
         (path / "bin").mkdir()
         patch.setenv("PATH", str(path / "bin"))
-        for program in (*doctor.BUILD_PROGRAMS, "unshare"):
+        for program in (*BUILD_PROGRAMS, "unshare"):
             self.program(f"bin/{program}", "exit 0")
         patch.setattr("platform.system", lambda: "Linux")
         patch.setattr("platform.machine", lambda: "x86_64")
@@ -68,7 +69,7 @@ class Host:
 
     def room(self, free: int) -> None:
         usage = type("Usage", (), {"free": free})
-        self.patch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+        self.patch.setattr("fc_kernel.host.doctor.shutil.disk_usage", lambda _: usage)
 
     def image(self, name: str) -> Path:
         path = self.path / "data/images" / name

@@ -150,7 +150,8 @@ async def test_an_answer_may_be_anything(flooding: Any) -> None:
     theirs.setblocking(False)
     client = AgentClient(ours, on_notification=lambda *_: None, on_lost=lambda _reason, _fatal: None)
     loop = asyncio.get_running_loop()
-    for result in (None, True, [], "text", 1e999, {"a": 10**4000}):
+    results: list[Any] = [None, True, [], "text", 1e999, {"a": 10**4000}]
+    for result in results:
         call = asyncio.ensure_future(client.call("ping", timeout_s=DEADLINE_S))
         number = json.loads(await loop.sock_recv(theirs, 4096))["id"]
         await loop.sock_sendall(theirs, json.dumps({"id": number, "result": result}).encode() + b"\n")

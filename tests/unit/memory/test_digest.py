@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from fc_kernel.base.verified import VerifiedFiles
 from fc_kernel.errors import SnapshotCorrupt
-from fc_kernel.memory import digest
 from fc_kernel.memory.digest import BLOCK_BYTES, memory_digest
 from fc_kernel.snapshots import SnapshotStore, TemplateStore, check
 
@@ -86,13 +84,13 @@ def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         read.append(size)
         return real(descriptor, size, offset)
 
-    monkeypatch.setattr(digest.os, "pread", counting)
+    monkeypatch.setattr("fc_kernel.memory.digest.os.pread", counting)
     of(path)
     assert 0 < sum(read) <= 4 * BLOCK_BYTES
 
 
 @pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Inodes of memories that were hashed."""
     inodes: list[int] = []
     real = memory_digest

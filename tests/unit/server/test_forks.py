@@ -92,7 +92,8 @@ async def test_a_fork_that_fails_leaves_nothing(site: Site) -> None:
 
 async def test_a_copy_that_fails_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions: Any = site.app.session_manager
-    create, made = sessions.create_session, []
+    create = sessions.create_session
+    made: list[Any] = []
 
     async def second_fails(**kwargs: Any) -> Any:
         if made:
@@ -163,10 +164,12 @@ async def test_what_happens_is_told(site: Site) -> None:
 async def test_a_session_is_watched_once_and_from_its_start(site: Site) -> None:
     data = {"kernel_id": MICROVM, "kernel_name": "fc-python3", "action": "start", "status": "success", "msg": ""}
     schema_id = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
-    site.app.event_logger.emit(schema_id=schema_id, data=data)
+    logger = site.app.event_logger
+    assert logger is not None
+    logger.emit(schema_id=schema_id, data=data)
     session = site.sessions[MICROVM]
     await until(lambda: session.observers)
     await ok(site, "GET", KERNEL)
     assert len(session.observers) == 1
-    site.app.event_logger.emit(schema_id=schema_id, data={**data, "kernel_id": "gone"})
-    assert SCHEMA_ID in site.app.event_logger.schemas
+    logger.emit(schema_id=schema_id, data={**data, "kernel_id": "gone"})
+    assert SCHEMA_ID in logger.schemas

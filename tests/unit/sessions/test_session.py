@@ -16,8 +16,9 @@ from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
 from fc_kernel.errors import AgentUnreachable, IsolationUnavailable, KernelStartError, StateError
 from fc_kernel.host.engine import Engine
 from fc_kernel.machine.machine import Machine
+from fc_kernel.machine.start import KernelRequest
 from fc_kernel.sessions.phases import Phase
-from fc_kernel.sessions.session import KernelRequest, KernelSession
+from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant
@@ -56,10 +57,9 @@ class Kernel:
 
         self.session = await self.engine.run(make())
         self.client = AsyncKernelClient()
-        info = {f"{channel}_port": self.session.ports[channel] for channel in CHANNELS}
-        self.client.load_connection_info(
-            {"transport": "ipc", "ip": ip, "key": KEY, "signature_scheme": "hmac-sha256", **info}
-        )
+        info: Any = {f"{channel}_port": self.session.ports[channel] for channel in CHANNELS}
+        info |= {"transport": "ipc", "ip": ip, "key": KEY, "signature_scheme": "hmac-sha256"}
+        self.client.load_connection_info(info)
         self.client.start_channels()
         return self
 
@@ -343,6 +343,7 @@ async def test_what_a_guest_says_of_its_kernels_end_is_checked(
     await kernel.start()
     assert kernel.session.machine is not None
     notify = kernel.session.machine.on_notification
+    assert notify is not None
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": 99}))
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": [1]}))
     await kernel.on_engine(lambda: notify("something.else", {**params, "instance": 1}))

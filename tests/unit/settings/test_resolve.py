@@ -251,6 +251,6 @@ def test_the_last_word_counts(said: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_limits_do_not_depend_on_who_comes_first(order: tuple[int, ...]) -> None:
-    values = [{"vcpu_count": 5}, {"mem_size_mib": 100}, {"workspace": "w"}]
+    values: list[dict[str, Any]] = [{"vcpu_count": 5}, {"mem_size_mib": 100}, {"workspace": "w"}]
     with pytest.raises(LimitError, match="vcpu_count"):
         resolved(*(values[index] for index in order))

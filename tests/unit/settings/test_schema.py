@@ -38,7 +38,7 @@ GOOD: dict[str, Any] = {
     },
 }
 #: One of each kind, put in the place of every value of the document above.
-STRANGERS = [
+STRANGERS: list[Any] = [
     None, True, False, 0, 1, -1, 2, 300, 2**32, 2**64, 0.5, "", "1", "a", "rootfs", "..", "/a/../b", "a\nb", "a\0b", "é",
     "x" * 5000, "01:00:00:00:00:00", "06-00-ac-10-00-02", [], [1], [{}], {}, {"x": 1}, {"size": 1, "refill_time_ms": 0},
 ]  # fmt: skip

@@ -176,6 +176,7 @@ def test_nothing_can_be_set_afterwards(name: str) -> None:
 def test_the_parts_are_immutable_too_and_the_whole_is_hashable() -> None:
     spec = parse_spec(WHOLE)
     for part in (spec.vsock, spec.restore_from, spec.rootfs_rate_limit, *spec.extra_drives, *spec.network_interfaces):
+        assert isinstance(part, Frozen)
         with pytest.raises(ValidationError, match="frozen"):
             setattr(part, next(iter(type(part).model_fields)), None)
     assert hash(spec) == hash(parse_spec(WHOLE))

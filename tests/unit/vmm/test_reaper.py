@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from fc_kernel.base.paths import LOCK_NAME, RunDir, new_vm_id, runtime_dir
 from fc_kernel.errors import RunDirError
-from fc_kernel.vmm import journal, reaper
+from fc_kernel.vmm import journal
 from fc_kernel.vmm.journal import JOURNAL_NAME, JournalEntry, executable, list_entries, read_entry, start_time
 from fc_kernel.vmm.reaper import reap
 
@@ -51,8 +51,12 @@ class Owner:
         self.process.communicate(timeout=DEADLINE_S)
 
 
+Own: TypeAlias = Callable[..., Owner]
+Spawn: TypeAlias = Callable[[], "subprocess.Popen[bytes]"]
+
+
 @pytest.fixture
-def own() -> Iterator[Callable[..., Owner]]:
+def own() -> Iterator[Own]:
     owners: list[Owner] = []
 
     def make(*names: str) -> Owner:
@@ -67,7 +71,7 @@ def own() -> Iterator[Callable[..., Owner]]:
 
 
 @pytest.fixture
-def spawn() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def spawn() -> Iterator[Spawn]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def make() -> subprocess.Popen[bytes]:
@@ -87,9 +91,6 @@ def spawn() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
 def entry_of(pid: int, vm_id: str, **changes: Any) -> JournalEntry:
     entry = JournalEntry.of_process(pid, vm_id=vm_id, monitor="qemu", labels={"kernel_id": "k", "notebook": "a.ipynb"})
     return dataclasses.replace(entry, **changes)
-
-
-Own, Spawn = Callable[..., Owner], Callable[[], "subprocess.Popen[bytes]"]
 
 
 def test_an_orphan_is_ended_and_its_directory_removed(own: Own, spawn: Spawn) -> None:
@@ -197,7 +198,7 @@ def test_what_cannot_be_removed_is_said_so(own: Own, monkeypatch: pytest.MonkeyP
     owner = own("000000a7")
     owner.kill()
     with monkeypatch.context() as patch:
-        patch.setattr(reaper.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr("fc_kernel.vmm.reaper.shutil.rmtree", lambda *_, **__: None)
         (reaped,) = reap(runtime_dir())
     assert reaped.outcome.startswith(f"could not be removed ({owner.paths[0]})")
     assert len(reap(runtime_dir())) == 1
@@ -215,35 +216,32 @@ GOOD = {
     "vm_id": "000000b1", "monitor": "qemu", "pid": 2, "start_time": 5, "exe": [1, 2], "owner_pid": 3, "created": 1.5,
     "kernel_id": "k", "labels": {"a": "b"}, "owner_alive": True,
 }  # fmt: skip
-HOSTILE: dict[str, bytes] = {
-    name: json.dumps({**GOOD, **changes}).encode()
-    for name, changes in {
-        "another id": {"vm_id": "000000b2"},
-        "id above": {"vm_id": "../000000b1"},
-        "the init process": {"pid": 1},
-        "no process": {"pid": 0},
-        "all processes": {"pid": -1},
-        "pid of another type": {"pid": "2"},
-        "pid true": {"pid": True},
-        "pid too large": {"pid": 2**70},
-        "fraction": {"pid": 2.0},
-        "start of another type": {"start_time": None},
-        "owner of another type": {"owner_pid": [3]},
-        "program of three": {"exe": [1, 2, 3]},
-        "program of none": {"exe": []},
-        "program of text": {"exe": "ab"},
-        "program of nothing": {"exe": None},
-        "monitor of another type": {"monitor": ["qemu"]},
-        "kernel of another type": {"kernel_id": {"a": 1}},
-        "time of another type": {"created": "now"},
-        "no time": {"created": float("nan")},
-        "endless time": {"created": float("inf")},
-        "labels of another type": {"labels": ["a"]},
-        "label of another type": {"labels": {"a": 1}},
-        "more than there is": {"command": "rm"},
-    }.items()
+WRONG: dict[str, dict[str, Any]] = {
+    "another id": {"vm_id": "000000b2"},
+    "id above": {"vm_id": "../000000b1"},
+    "the init process": {"pid": 1},
+    "no process": {"pid": 0},
+    "all processes": {"pid": -1},
+    "pid of another type": {"pid": "2"},
+    "pid true": {"pid": True},
+    "pid too large": {"pid": 2**70},
+    "fraction": {"pid": 2.0},
+    "start of another type": {"start_time": None},
+    "owner of another type": {"owner_pid": [3]},
+    "program of three": {"exe": [1, 2, 3]},
+    "program of none": {"exe": []},
+    "program of text": {"exe": "ab"},
+    "program of nothing": {"exe": None},
+    "monitor of another type": {"monitor": ["qemu"]},
+    "kernel of another type": {"kernel_id": {"a": 1}},
+    "time of another type": {"created": "now"},
+    "no time": {"created": float("nan")},
+    "endless time": {"created": float("inf")},
+    "labels of another type": {"labels": ["a"]},
+    "label of another type": {"labels": {"a": 1}},
+    "more than there is": {"command": "rm"},
 }
-HOSTILE |= {
+HOSTILE = {name: json.dumps({**GOOD, **changes}).encode() for name, changes in WRONG.items()} | {
     "nothing": b"",
     "cut off": json.dumps(GOOD).encode()[:-1],
     "a list": b"[]",

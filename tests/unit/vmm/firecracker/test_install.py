@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def tree(directory: Path) -> dict[str, bytes]:
     }
 
 
-def refused(data_dir: Path, message: str, **options: str) -> None:
+def refused(data_dir: Path, message: str, **options: Any) -> None:
     """The installation fails with one error, and nothing has changed, whether or not a version was there before."""
     parent = data_dir.parent
     for _ in range(2):

@@ -183,7 +183,8 @@ async def test_a_client_that_speaks_something_else(bridged: Bridged) -> None:
 
 async def test_a_reader_that_stands_still_stops_its_flood_and_no_other(bridged: Bridged) -> None:
     reader, writer = await bridged.dial(FLOOD)
-    writer.transport.pause_reading()
+    transport: Any = writer.transport
+    transport.pause_reading()
     echo_reader, echo_writer = await bridged.dial(ECHO)
     taken = -1
     while taken != Flood.taken:
@@ -193,7 +194,7 @@ async def test_a_reader_that_stands_still_stops_its_flood_and_no_other(bridged: 
             assert await within(echo_reader.readexactly(5)) == b"hello"
     # The window, the client's socket, and what asyncio read before it paused.
     assert taken < mux.WINDOW_BYTES + (1 << 20)
-    writer.transport.resume_reading()
+    transport.resume_reading()
     assert len(await within(reader.readexactly(4 * mux.WINDOW_BYTES))) == 4 * mux.WINDOW_BYTES
 
 
