@@ -21,8 +21,9 @@ from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.firecracker.requests import Request
 from fc_kernel.vmm.process import ResourceLimits
 
+from ..guests.build import BARE_METAL_MEM_MIB
 from ..unit.vmm.firecracker.test_requests import EVERYTHING
-from .conftest import BARE_METAL_MEM_MIB, Monitor, firecracker_params
+from .conftest import Monitor, firecracker_params
 
 pytestmark = [pytest.mark.firecracker, pytest.mark.asyncio(loop_scope="module")]
 

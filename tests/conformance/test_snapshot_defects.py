@@ -15,7 +15,8 @@ from fc_kernel.vmm.base import SnapshotCreate, SnapshotLoad, VmmState
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.requests import snapshot_create
 
-from .conftest import BARE_METAL_MEM_MIB, Monitor, firecracker_params
+from ..guests.build import BARE_METAL_MEM_MIB
+from .conftest import Monitor, firecracker_params
 
 pytestmark = [pytest.mark.firecracker, pytest.mark.parametrize("monitor", firecracker_params())]
 
