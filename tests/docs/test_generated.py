@@ -10,7 +10,7 @@ from generated.markdown import code, prose, table
 from generated.settings import type_of
 
 from fc_kernel.api.openapi import description
-from fc_kernel.cli.command import CommandGroup
+from fc_kernel.cli.command import Command, CommandGroup
 from fc_kernel.server.routes import ROUTES
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.kernel_settings import json_schema
@@ -50,7 +50,7 @@ def test_every_command_with_its_options() -> None:
         assert section
         if not issubclass(command, CommandGroup):
             assert words in section.partition("```\n")[2]
-            for names in {*command.aliases, *command.flags} - {*commands.Command.aliases, *commands.Command.flags}:
+            for names in {*command.aliases, *command.flags} - {*Command.aliases, *Command.flags}:
                 for name in (names,) if isinstance(names, str) else names:
                     assert f"`{'-' if len(name) == 1 else '--'}{name}`" in section
 
