@@ -64,7 +64,7 @@ def _options(command: type[Command]) -> list[list[str]]:
         if names in Command.aliases:
             continue
         owner, _, attribute = target.partition(".")
-        trait = next(kind for kind in command.__mro__ if kind.__name__ == owner).class_traits()[attribute]
+        trait: Any = next(getattr(kind, attribute) for kind in command.__mro__ if kind.__name__ == owner)
         default = trait.default()
         shown = "" if default in (None, "", []) else code(str(default))
         rows.append([f"{_names(names)} {trait_type(trait)}", prose(trait.help), shown])

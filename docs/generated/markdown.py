@@ -41,7 +41,7 @@ def prose(docstring: str) -> str:
 def trait_type(trait: Any) -> str:
     """What a trait takes, in a word or two."""
     if isinstance(trait, Enum):
-        return ", ".join(code(str(value)) for value in trait.values)
+        return ", ".join(code(str(value)) for value in trait.values or ())
     for kind, word in ((Bool, "boolean"), (Integer, "integer"), (Float, "number"), (List, "list"), (Dict, "object")):
         if isinstance(trait, kind):
             return word
