@@ -259,7 +259,7 @@ def test_server_ends_in_the_middle_of_a_launch(monitor: str, tmp_path: Path) -> 
     asking = threading.Thread(target=ask, name="asking")
     asking.start()
     try:
-        eventually(list_entries, "the launch begins")
+        eventually(lambda: list_entries(runtime_dir()), "the launch begins")
     finally:
         server.stop()
         asking.join(DEADLINE_S)
