@@ -341,9 +341,8 @@ async def test_what_a_guest_says_of_its_kernels_end_is_checked(
 ) -> None:
     kernel = await opened(restart_linger_s=0.0)
     await kernel.start()
-    assert kernel.session.machine is not None
-    notify = kernel.session.machine.on_notification
-    assert notify is not None
+    machine: Any = kernel.session.machine
+    notify = machine.on_notification
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": 99}))
     await kernel.on_engine(lambda: notify("kernel.exited", {**params, "instance": [1]}))
     await kernel.on_engine(lambda: notify("something.else", {**params, "instance": 1}))
