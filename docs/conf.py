@@ -33,6 +33,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "fc_kernel"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+#: Pages that are no part of a section have nothing to show beside them.
+html_sidebars = {name: [] for name in ("index", "security", "architecture", "benchmarks", "decisions", "changelog")}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
