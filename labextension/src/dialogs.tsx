@@ -163,7 +163,7 @@ function RestoreQuestion({ snapshot, choice, offersNotebook, trans, onChange }: 
     <>
       <p title={timeWithZone(snapshot.created)}>
         {trans.__(
-          'The microVM returns to the state of “%1”, %2. Everything since then is lost: variables, files inside the microVM, and cells that run or wait. Snapshots are kept.',
+          'The microVM returns to the state of “%1” (%2). Everything since then is lost: variables, files inside the microVM, and cells that run or wait. Snapshots are kept.',
           title(snapshot),
           time(snapshot.created)
         )}

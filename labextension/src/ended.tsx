@@ -106,13 +106,11 @@ interface IEndProps {
 function EndView({ event, microvm, trans }: IEndProps): JSX.Element {
   return (
     <div className="fc-Dialog-body fc-Error">
-      <p role="alert">{event.message || trans.__('The server did not report why.')}</p>
-      <p>
-        {trans.__('Variables and files inside the microVM are lost. The notebook and its snapshots are kept.')}{' '}
-        <UseSignal signal={microvm.changed}>
-          {() => <span role="status">{progress(microvm.kernel?.state ?? 'dead', trans)}</span>}
-        </UseSignal>
-      </p>
+      <p role="alert">{asSentence(event.message) || trans.__('The server did not report why.')}</p>
+      <p>{trans.__('Variables and files inside the microVM are lost. The notebook and its snapshots are kept.')}</p>
+      <UseSignal signal={microvm.changed}>
+        {() => <p role="status">{progress(microvm.kernel?.state ?? 'dead', trans)}</p>}
+      </UseSignal>
       <details open>
         <summary>{trans.__('End of the console')}</summary>
         <pre tabIndex={0} aria-label={trans.__('End of the console')}>
@@ -121,6 +119,11 @@ function EndView({ event, microvm, trans }: IEndProps): JSX.Element {
       </details>
     </div>
   );
+}
+
+/** The server's messages begin in lower case, as what comes after a colon. */
+function asSentence(message: string): string {
+  return message.charAt(0).toUpperCase() + message.slice(1);
 }
 
 /** What has become of the kernel since its microVM ended. */

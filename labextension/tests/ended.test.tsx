@@ -76,7 +76,7 @@ describe('the dialog at the end of a microVM', () => {
     expect(shown()).toHaveLength(1);
     const [dialog] = shown();
     expect(dialog.querySelector('.jp-Dialog-header')!.textContent).toContain('The microVM of “a.ipynb” has ended');
-    expect(dialog.querySelector('[role="alert"]')!.textContent).toBe('the microVM ended: killed by signal 9');
+    expect(dialog.querySelector('[role="alert"]')!.textContent).toBe('The microVM ended: killed by signal 9');
     expect(dialog.querySelector('pre')!.textContent).toBe(`[    0.1] booting\nlast words ${EVIL}`);
     expect(dialog.querySelector('details')!.open).toBe(true);
     expect(dialog.querySelector('pre')!.tabIndex).toBe(0);

@@ -98,8 +98,8 @@ describe('the form', () => {
     expect(node.querySelector('img')).toBeNull();
   });
 
-  it('says what applies after the next restart', () => {
+  it('says what has changed since the kernel started', () => {
     const node = show({ settings: { vcpu_count: 4, mem_size_mib: 512 } });
-    expect(node.querySelector('[role="status"]')!.textContent).toContain('Applies at the next kernel start: vCPUs.');
+    expect(node.querySelector('[role="status"]')!.textContent).toContain('Changed since the kernel started: vCPUs.');
   });
 });

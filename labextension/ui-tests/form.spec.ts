@@ -33,7 +33,7 @@ test('a value over the limit is an error at its field, and what is good is writt
   await vcpus.fill('2');
   await vcpus.press('Enter');
   await expect(field.getByRole('alert')).toBeEmpty();
-  await expect(form.getByRole('status')).toContainText('Applies at the next kernel start: vCPUs.');
+  await expect(form.getByRole('status')).toContainText('Changed since the kernel started: vCPUs.');
   expect(await settings(page)).toEqual({ vcpu_count: 2 });
   await form.getByRole('button', { name: 'Save and restart…' }).click();
   await dialog(page).getByRole('button', { name: 'Confirm Kernel Restart' }).click();

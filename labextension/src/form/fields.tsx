@@ -37,7 +37,7 @@ export function Form(props: IFormProps): JSX.Element {
       {later.length > 0 && (
         <div className="fc-Form-later" role="status">
           <span>
-            {trans.__('Applies at the next kernel start: %1.', later.map(field => label(field.name, trans)).join(', '))}
+            {trans.__('Changed since the kernel started: %1.', later.map(field => label(field.name, trans)).join(', '))}
           </span>
           <button type="button" className="jp-mod-styled jp-mod-accept" onClick={onRestart}>
             {trans.__('Save and restart…')}
