@@ -27,11 +27,9 @@ from .channels.endpoints import CHANNELS, ClientEndpoints
 from .errors import ConfigError, FcKernelError
 from .host.engine import Engine
 from .machine.start import KernelRequest
-from .sessions.session import KernelSession
 from .settings.config import load_config
 from .settings.sources import guest_environment, resolve_settings
 from .settings.tenant import Tenant
-from .supply.supply import supply_of
 
 MAX_CONNECTION_FILE_BYTES = 64 << 10
 #: A shell's convention for a process that a signal ended.
@@ -131,9 +129,8 @@ async def serve(
         tenant = Tenant.of_this_process(config)
         endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
         stack.callback(endpoint_dir.remove)
-        session = KernelSession(
-            engine,
-            supply_of(engine, tenant),
+        session = engine.open(
+            tenant,
             stack.enter_context(endpoints_of(info, endpoint_dir.path)),
             key=info["key"].encode(),
             signature_scheme=info["signature_scheme"],

@@ -22,7 +22,6 @@ from .settings.config import FcKernelConfig, load_config
 from .settings.notebook import path_on_server
 from .settings.sources import guest_environment, resolve_settings
 from .settings.tenant import Tenant
-from .supply.supply import supply_of
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +160,6 @@ class FcProvisioner(KernelProvisionerBase):
         """Make the session; on the engine's loop, so that whoever stops waiting for it still finds it."""
         manager: Any = self.parent
         tenant = Tenant.of_this_process(config)
-        supply = supply_of(engine, tenant)
         endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
         ip = str(endpoint_dir.path / "k")
         key, scheme = manager.session.key, manager.session.signature_scheme
@@ -172,9 +170,8 @@ class FcProvisioner(KernelProvisionerBase):
         if self._scope:
             labels["scope"] = self._scope
         public, secret = self._curve_keys()
-        session = KernelSession(
-            engine,
-            supply,
+        session = engine.open(
+            tenant,
             ClientEndpoints(transport="ipc", ip=ip, curve_publickey=public, curve_secretkey=secret),
             key=key,
             signature_scheme=scheme,

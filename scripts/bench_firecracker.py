@@ -114,4 +114,5 @@ def forked(kernel: Kernel) -> None:
         for client, msg_id in asked:
             client.finish(msg_id)
     for fork in forks:
-        kernel.run(kernel.engine.session_of(fork.kernel_id).aclose())
+        if (session := kernel.engine.session_of(fork.kernel_id)) is not None:
+            kernel.run(session.aclose())

@@ -139,7 +139,7 @@ def measure_bytes(ours: str, monitor: str, samples: int, say: Callable[[str], No
 def clean_up() -> None:
     """Remove what the measurement has left in the user's store; all sessions of this process are its own."""
     for session in Engine.shared().sessions():
-        store = session.branches.store
+        store = session.store
         for snapshot in store.list(scope=session.scope):
             store.delete(snapshot, force=True)
 

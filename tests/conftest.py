@@ -162,7 +162,7 @@ def no_task_is_left() -> Iterator[None]:
             ]
 
         end = time.monotonic() + DEADLINE_S
-        while left := [name for name in engine.run_blocking(tasks()) if name not in ("linger", "mourn")]:
+        while left := [name for name in engine.run_blocking(tasks()) if name not in ("linger", "fail-pending")]:
             # What a cell asked for ends a little after the cell.
             assert time.monotonic() < end, left
             time.sleep(0.05)

@@ -19,13 +19,12 @@ from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
 from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
 from fc_kernel.host.engine import Engine
 from fc_kernel.machine.start import KernelRequest
-from fc_kernel.sessions.forks import ForkInfo
+from fc_kernel.sessions.fork import ForkInfo
 from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots.store import SnapshotStore
-from fc_kernel.supply.supply import supply_of
 from fc_kernel.testing import FakeVmm
 
 from .waiting import until
@@ -151,6 +150,7 @@ class ScriptedKernel:
         self.config = config
         self.engine = engine
         self.kernel_id = kernel_id
+        self.tenant = Tenant.of_this_process(config)
         self.session: KernelSession
         self.client: Client
         self._clients: list[Client] = []
@@ -161,9 +161,8 @@ class ScriptedKernel:
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            supply = supply_of(self.engine, Tenant.of_this_process(self.config))
             labels = {"kernel_id": self.kernel_id, "scope": SCOPE}
-            return KernelSession(self.engine, supply, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
+            return self.engine.open(self.tenant, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
 
         self.session = await self.engine.run(make())
         ports = {f"{channel}_port": self.session.ports[channel] for channel in CHANNELS}
@@ -183,7 +182,7 @@ class ScriptedKernel:
 
     @property
     def store(self) -> SnapshotStore:
-        return self.session.branches.store
+        return self.session.store
 
     @property
     def vmm(self) -> FakeVmm:

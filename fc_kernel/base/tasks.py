@@ -1,16 +1,17 @@
-"""What was begun is carried to its end: a request that a monitor has got cannot be taken back by cancelling who sent it."""
+"""Tasks that are carried to their end: one that must not be cut off half-way, and the background tasks of an owner."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:
     """Await ``work``; when cancelled, wait for it to end, so that its effects are known, and only then raise.
 
-    It ends soon by itself, or by the monitor's end. A second cancellation does not wait.
+    For a request that a monitor has got: cancelling who sent it cannot take it back. It ends soon by itself, or by the
+    monitor's end. A second cancellation does not wait.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -25,3 +26,42 @@ def _seen(task: asyncio.Future[None]) -> None:
     """Take note of an error that nobody waits for any more."""
     if not task.cancelled():
         task.exception()
+
+
+class TaskSet:
+    """Background tasks of one owner, none of which fails unheard: ``failed(name, error)`` is told."""
+
+    def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
+        self._failed = failed
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """Run a coroutine on the running loop; once the set is closed, nothing is run, and ``None`` returned."""
+        if self._closed:
+            coroutine.close()
+            return None
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed(task.get_name(), error)
+
+    def close(self) -> None:
+        """Cancel all, and start none any more; :meth:`wait` waits for their ends."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def wait(self) -> None:
+        """Wait until none is left, those included that are started in the meantime."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))

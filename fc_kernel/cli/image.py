@@ -16,7 +16,6 @@ from ..images.build import BuildRequest, build_image, recipe
 from ..images.store import Image, ImageStore
 from ..settings.resolve import Resolved, Source, resolve
 from ..settings.tenant import Tenant
-from ..supply.supply import supply_of
 from .command import JSON_FLAG, Command, CommandGroup
 
 MIB = 1 << 20
@@ -225,7 +224,7 @@ def _image_store() -> ImageStore:
 
 
 async def _prepared(engine: Engine, tenant: Tenant, resolved: Resolved) -> bool:
-    return await supply_of(engine, tenant).prepare(resolved)
+    return await engine.supply(tenant).prepare(resolved)
 
 
 def _spread(option: str, argv: list[str]) -> list[str]:

@@ -30,8 +30,8 @@ class Begun:
     hook_errors: Sequence[str] = ()
 
 
-async def begin(machine: Machine, request: KernelRequest, *, generation: int, after: int) -> Begun:
-    """Wake what a loaded machine has, or start a process with a number above ``after``.
+async def begin(machine: Machine, request: KernelRequest, *, generation: int) -> Begun:
+    """Wake what a loaded machine has, or start a process with a number above those before it.
 
     Raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.LaunchError`.
     """
@@ -50,7 +50,7 @@ async def begin(machine: Machine, request: KernelRequest, *, generation: int, af
         if (kernel := machine.origin.kernel) is not None:
             machine.last_instance = kernel.instance
             return Begun(kernel.instance, kernel.key, errors)
-    instance = max(after, machine.last_instance) + 1
+    instance = machine.last_instance + 1
     key = secrets.token_hex(16)
     await machine.agent.call(
         "kernel.start",

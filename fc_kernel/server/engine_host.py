@@ -6,14 +6,15 @@ import os
 from collections.abc import Coroutine
 from typing import Any, BinaryIO, TypeVar
 
+from ..api.events import Event
 from ..errors import QuotaExceeded
 from ..host.engine import Engine
-from ..sessions.forks import ForkInfo
+from ..sessions.fork import ForkInfo
 from ..settings.config import FcKernelConfig
 from ..settings.tenant import Tenant
 from ..snapshots.export import export_snapshot, import_snapshot
 from ..supply.stores import snapshot_store
-from .hosting import Forker, Session, Snapshot, Store
+from .hosting import Forker, Observer, Session, Snapshot, Store
 
 T = TypeVar("T")
 
@@ -39,6 +40,18 @@ class EngineHost:
         """The session of a kernel of this process."""
         session: Session | None = self._engine.session_of(kernel_id)
         return session
+
+    def observe(self, kernel_id: str, observer: Observer) -> None:
+        """Be told what happens to a kernel, on the engine's thread."""
+
+        def heard(event: Event) -> None:
+            if event.kernel_id == kernel_id:
+                payload = event.model_dump(mode="json", exclude={"kernel_id", "action", "seq"})
+                if "snapshot" in payload:
+                    payload["snapshot"] = payload["snapshot"]["id"]
+                observer(event.action, payload)
+
+        self._engine.subscribe(heard)
 
     def set_forker(self, forker: Forker | None) -> None:
         """What makes a fork from now on."""

@@ -66,7 +66,7 @@ class Events:
             with contextlib.suppress(RuntimeError):  # the server's loop has ended before the engine
                 loop.call_soon_threadsafe(self._observed, kernel_id, kind, dict(payload))
 
-        session.observe(observed)
+        self._extension.host.observe(kernel_id, observed)
 
     def forget(self, kernel_id: str) -> None:
         """The kernel is gone, and its session with it."""

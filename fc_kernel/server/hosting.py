@@ -98,9 +98,6 @@ class Session(Protocol):
     async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> Sequence[Fork]:
         """New kernels from this instant, or from a snapshot."""
 
-    def observe(self, observer: Observer) -> None:
-        """Be told what happens, on the engine's thread, as long as the session lives."""
-
 
 Forker = Callable[[ForkWish], Awaitable[Any]]
 
@@ -146,6 +143,9 @@ class Host(Protocol):
 
     def session_of(self, kernel_id: str) -> Session | None:
         """The session of a kernel of this process; ``None`` when it is in no microVM of ours."""
+
+    def observe(self, kernel_id: str, observer: Observer) -> None:
+        """Be told what happens to a kernel, on the engine's thread."""
 
     def set_forker(self, forker: Forker | None) -> None:
         """What makes a fork from now on; called on the engine's loop."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import FcKernelError
-from ..machine.machine import AGENT_TIMEOUT_S, Machine
-
-if TYPE_CHECKING:
-    from .session import KernelSession
+from ..machine.capture import Taken
+from ..machine.machine import AGENT_TIMEOUT_S
+from ..snapshots.snapshot import Snapshot
+from ..snapshots.store import SnapshotStore
+from .display import snapshot_shown, snapshots_shown
+from .fork import ForkInfo
+from .incarnation import Incarnation
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Wish(_Strict):
+class GuestRequest(_Strict):
     """The notification ``kernel.request``."""
 
     id: Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -63,41 +66,70 @@ ARGUMENTS: dict[str, type[_Strict]] = {
 }  # fmt: skip
 
 
-async def serve(session: KernelSession, machine: Machine, params: dict[str, Any]) -> None:
-    """Do what the guest asks for and answer it; a restore that succeeds has nobody left to answer."""
+class Asked(Protocol):
+    """The kernel's session, as its own cells may use it."""
+
+    @property
+    def scope(self) -> str:
+        """What the names of its snapshots are unique in."""
+
+    @property
+    def store(self) -> SnapshotStore:
+        """Where they are."""
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The present one."""
+
+    async def take_snapshot(self, name: str | None, description: str) -> Taken:
+        """``%snapshot``."""
+
+    async def restore(self, ref: str, *, same_seed: bool, asker: str | None) -> Snapshot:
+        """``%restore``."""
+
+    async def fork(self, count: int, name: str | None) -> list[ForkInfo]:
+        """``%fork``."""
+
+    def info(self) -> dict[str, Any]:
+        """``%vm``."""
+
+
+async def serve(session: Asked, incarnation: Incarnation, params: dict[str, Any]) -> None:
+    """Do what the guest asks for and answer it; after a restore that succeeds nobody is left to be answered."""
     try:
-        wish = Wish.model_validate(params)
+        request = GuestRequest.model_validate(params)
     except ValidationError as error:
-        log.warning("the guest asked for what is no request: %s", error.errors()[0]["msg"])
+        log.warning("the guest sent a malformed request: %s", error.errors()[0]["msg"])
         return
     answer: dict[str, Any]
     try:
-        args = ARGUMENTS[wish.op].model_validate(wish.args)
-        answer = {"result": await _fulfil(session, wish, args)}
+        args = ARGUMENTS[request.op].model_validate(request.args)
+        answer = {"result": await _do(session, request, args)}
     except ValidationError as error:
         first = error.errors()[0]
         answer = {"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}
     except FcKernelError as error:
         answer = {"error": str(error)}
-    if machine is session.machine:
-        await machine.agent.call("answer", timeout_s=AGENT_TIMEOUT_S, id=wish.id, **answer)
+    machine, now = incarnation.machine, session.incarnation
+    if now is not None and now.machine is machine:
+        await machine.agent.call("answer", timeout_s=AGENT_TIMEOUT_S, id=request.id, **answer)
 
 
-async def _fulfil(session: KernelSession, wish: Wish, args: _Strict) -> dict[str, Any]:
+async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str, Any]:
     if isinstance(args, SnapshotArgs):
         taken = await session.take_snapshot(args.name, args.description)
         return {
             "role": "source",
-            "snapshot": await session.branches.shown(taken.snapshot),
+            "snapshot": await snapshot_shown(taken.snapshot, session.store, session.incarnation),
             "stood_still_s": round(taken.stood_still_s, 4),
             "hook_errors": list(taken.hook_errors),
         }
     if isinstance(args, RestoreArgs):
-        await session.restore(args.name, same_seed=args.same_seed, asker=wish.parent)
+        await session.restore(args.name, same_seed=args.same_seed, asker=request.parent)
         return {}
     if isinstance(args, ForkArgs):
         forks = await session.fork(args.count, args.name)
         return {"role": "source", "forks": [fork.to_dict() for fork in forks]}
-    if wish.op == "snapshots":
-        return {"snapshots": await session.branches.shown_all()}
+    if request.op == "snapshots":
+        return {"snapshots": await snapshots_shown(session.scope, session.store, session.incarnation)}
     return session.info()

@@ -7,13 +7,12 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from ..base.tasks import TaskSet
 from ..errors import FcKernelError
 from ..machine.machine import Machine
-
-if TYPE_CHECKING:
-    from .session import KernelSession
+from .incarnation import Incarnation
 
 log = logging.getLogger(__name__)
 
@@ -37,62 +36,85 @@ def how_it_ended(params: Mapping[str, Any]) -> tuple[int, str]:
     return returncode, f"{why} {how}"
 
 
-class Vigil:
-    """Works on the loop; ``lock`` is the session's."""
+class Watched(Protocol):
+    """What the watchdog has to know of a session, and do to it."""
 
-    def __init__(self, session: KernelSession, lock: asyncio.Lock) -> None:
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The present one."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a kernel process runs in it."""
+
+    async def attach(self, incarnation: Incarnation) -> None:
+        """Connect the channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
+
+    def machine_ended(self, returncode: int, reason: str) -> None:
+        """The present machine is of no use any more."""
+
+
+class Watchdog:
+    """Works on the loop. ``lock`` is the session's; its tasks are the session's to cancel."""
+
+    def __init__(self, session: Watched, lock: asyncio.Lock, tasks: TaskSet) -> None:
         self._session = session
         self._lock = lock
-        self._redialling = False
+        self._tasks = tasks
+        self._redialling: asyncio.Task[None] | None = None
 
-    async def watch(self, machine: Machine) -> None:
-        """A machine's end is its kernel's end."""
+    def watch(self, machine: Machine) -> None:
+        """From now on the session has this machine; whichever it had before is not watched any more."""
+        machine.on_agent_lost = self.agent_lost
+        self._tasks.start(self._watch(machine), "watch")
+
+    async def _watch(self, machine: Machine) -> None:
         exit_ = await machine.vmm.wait()
-        if machine is self._session.machine:
-            self._session.kernel_ended(exit_.returncode or -signal.SIGKILL, f"the microVM ended: {exit_}", linger_s=0.0)
+        if self._is_present(machine):
+            self._session.machine_ended(exit_.returncode or -signal.SIGKILL, f"the microVM ended: {exit_}")
+
+    def _is_present(self, machine: Machine) -> bool:
+        incarnation = self._session.incarnation
+        return incarnation is not None and incarnation.machine is machine
 
     def tunnel_lost(self, reason: str, fatal: bool = False) -> None:
         """A connection of the channels broke; after a fatal break dialling again is of no use."""
-        if fatal and self._session.machine is not None:
-            self._session.spawn(self._give_up(self._session.machine, reason), "give-up")
-        elif self._session.running and not self._redialling:
-            self._redialling = True
-            self._session.spawn(self._redial(reason), "redial")
+        incarnation = self._session.incarnation
+        if incarnation is None:
+            return
+        if fatal:
+            self._tasks.start(self._give_up(incarnation.machine, reason), "give-up")
+        elif self._session.running and (self._redialling is None or self._redialling.done()):
+            # The first reason is the one that is reported.
+            self._redialling = self._tasks.start(self._redial(incarnation, reason), "redial")
 
     def agent_lost(self, reason: str, fatal: bool) -> None:
         """The control connection broke."""
         self.tunnel_lost(f"the control connection broke: {reason}", fatal)
 
-    async def _redial(self, reason: str) -> None:
+    async def _redial(self, incarnation: Incarnation, reason: str) -> None:
         """The guest lives but its connections broke: carry on where they were, or give the guest up."""
-        machine, instance = self._session.machine, self._session.instance
         end = time.monotonic() + REDIAL_TIMEOUT_S
-        try:
-            while machine is not None:
-                async with self._lock:
-                    if (
-                        machine is not self._session.machine
-                        or instance != self._session.instance
-                        or not self._session.running
-                    ):
-                        return
-                    try:
-                        await self._session.attach(machine)
-                    except FcKernelError as error:
-                        reason = f"{reason}; {error}" if time.monotonic() > end else reason
-                    else:
-                        return
-                if time.monotonic() > end:
-                    await self._give_up(machine, reason)
+        machine = incarnation.machine
+        while True:
+            async with self._lock:
+                if incarnation is not self._session.incarnation or not self._session.running:
                     return
-                await asyncio.sleep(REDIAL_EVERY_S)
-        finally:
-            self._redialling = False
+                try:
+                    await self._session.attach(incarnation)
+                except FcKernelError as error:
+                    reason = f"{reason}; {error}" if time.monotonic() > end else reason
+                else:
+                    return
+            if time.monotonic() > end:
+                await self._give_up(machine, reason)
+                return
+            await asyncio.sleep(REDIAL_EVERY_S)
 
     async def _give_up(self, machine: Machine, reason: str) -> None:
         # The monitor's own end breaks the connections, too, and is the better explanation.
         await asyncio.sleep(LAST_WORDS_S)
-        if machine is self._session.machine and machine.vmm.pid is not None:
+        if self._is_present(machine) and machine.vmm.pid is not None:
             log.warning("VM %s is ended: %s", machine.vmm.plan.vm_id, reason)
-            self._session.kernel_ended(-signal.SIGKILL, f"the microVM was ended: {reason}", linger_s=0.0)
+            self._session.machine_ended(-signal.SIGKILL, f"the microVM was ended: {reason}")
             await machine.vmm.kill()

@@ -15,7 +15,6 @@ from ..errors import (
     SnapshotNotFound,
     UnsupportedByMonitor,
 )
-from ..host.engine import Engine
 from ..images.store import Image, ImageStore
 from ..machine.identity import host_for
 from ..machine.load import load, spec_for_load
@@ -196,12 +195,3 @@ async def _reap(run_dir: Path) -> None:
             log.warning("VM %s of a dead server: %s", vm.vm_id, vm.outcome)
     except (FcKernelError, OSError) as error:
         log.warning("nothing of a dead server could be ended: %s", error)
-
-
-def supply_of(engine: Engine, tenant: Tenant) -> Supply:
-    """The supply of all of a tenant's sessions on an engine, which closes it."""
-    supply: Supply | None = engine.shared_things.get(tenant)
-    if supply is None:
-        supply = engine.shared_things[tenant] = Supply(tenant)
-        engine.adopt(supply)
-    return supply

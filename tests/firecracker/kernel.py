@@ -17,7 +17,6 @@ from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant
-from fc_kernel.supply.supply import supply_of
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 
 from ..guests.build import BARE_METAL_MEM_MIB
@@ -39,9 +38,10 @@ class Kernel:
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            supply = supply_of(self.engine, Tenant.of_this_process(self.config))
             labels = {"kernel_id": endpoint_dir.path.name, "scope": scope}
-            return KernelSession(self.engine, supply, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
+            return self.engine.open(
+                Tenant.of_this_process(self.config), endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir
+            )
 
         self.session = self.run(make())
         self.client = Client.at(ip, self.session.ports)

@@ -162,7 +162,8 @@ class Caller:
 
 def session_of(manager: KernelManager) -> KernelSession:
     """The host's side of a kernel of this process."""
-    session: KernelSession = Engine.shared().session_of(manager.kernel_id)
+    session = Engine.shared().session_of(manager.kernel_id)
+    assert session is not None
     return session
 
 

@@ -65,7 +65,9 @@ def module_manager(monitor: str) -> Iterator[KernelManager]:
 @pytest.fixture
 def session(manager: KernelManager) -> KernelSession:
     """The host's side of the kernel."""
-    return Engine.shared().session_of(manager.kernel_id)
+    found = Engine.shared().session_of(manager.kernel_id)
+    assert found is not None
+    return found
 
 
 def snapshot(session: KernelSession, name: str) -> None:
@@ -108,17 +110,19 @@ def test_put_back_again_and_again(run: Callable[..., Run], session: KernelSessio
     assert run("x <- 41; f <- file('/tmp/half-read', 'w+'); writeLines(c('a', 'b'), f); first <- readLines(f, 1)").ok
     counter = run("invisible(0)").reply["content"]["execution_count"]
     snapshot(session, "one")
-    taken_with = session.guest_key
-    generation = session.generation
+    before = session.incarnation
+    assert before is not None
     for _ in range(3):
         assert run("x <- 'spoilt'; invisible(file.remove('/tmp/half-read')); close(f)").ok
         restore(session, "one")
         after = run("cat(x + 1, first, readLines(f, 1), file.exists('/tmp/half-read'))")
         assert after.stdout == "42 a b TRUE"
         assert after.reply["content"]["execution_count"] == counter + 1
-    assert session.generation == generation + 3
+    after_all = session.incarnation
+    assert after_all is not None
+    assert after_all.generation == before.generation + 3
     # Our own kernel takes a new key; this one was never told of it.
-    assert session.guest_key == taken_with
+    assert after_all.key == before.key
     # A snapshot of what was restored, and back beyond it.
     assert run("x <- 1").ok
     snapshot(session, "two")
@@ -179,6 +183,7 @@ def test_a_fork_is_a_kernel_of_its_own(
         assert Run(other, "y <- y + 1; cat(y)").stdout == "8"
         assert run("cat(y)").stdout == "7"
         forked = engine.session_of(fork.kernel_id)
+        assert forked is not None
         snapshot(forked, "of-the-fork")
         other.shutdown()
         engine.run_blocking(forked.wait())

@@ -234,7 +234,7 @@ async def test_kernels_from_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyP
     scripted_environment(monkeypatch, tmp_path)
     async with scripted_kernels(pool_size=2) as make:
         first = await make()
-        pool = first.session.branches._supply.pool
+        pool = first.engine.supply(first.tenant).pool
         await until(lambda: len(pool) == 2)
         others = [await make(), await make()]
         machines = [kernel.session.machine for kernel in (first, *others)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jupyter_client.manager import KernelManager
 
-from fc_kernel.sessions.branches import Branches
+from fc_kernel.sessions.snapshot import take
 
 from ..waiting import eventually
 from .conftest import DEADLINE_S
@@ -273,14 +273,13 @@ def test_an_interrupt_while_the_host_is_slow(
 ) -> None:
     """The cell ends at once, the snapshot is taken all the same, and another can be taken afterwards."""
     asked, go_on = asyncio.Event(), asyncio.Event()
-    take = Branches.take
 
     async def slow(*args: object, **kwargs: object) -> object:
         asked.set()
         await go_on.wait()
         return await take(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Branches, "take", slow)
+    monkeypatch.setattr("fc_kernel.sessions.session.take", slow)
 
     async def set_event(event: asyncio.Event) -> None:
         event.set()
@@ -295,8 +294,8 @@ def test_an_interrupt_while_the_host_is_slow(
     assert caller.until(cell).reply["ename"] == "KeyboardInterrupt"
     assert caller.value("x") == 1
     on_host(set_event(go_on))
-    branches = session_of(manager).branches
-    eventually(lambda: on_host(branches.shown_all())[-1]["name"] == "interrupted", "the snapshot is taken")
+    kernel = session_of(manager)
+    eventually(lambda: kernel.store.list(scope=kernel.scope)[-1].name == "interrupted", "the snapshot is taken")
     caller.did("%snapshot not-interrupted")
     names = caller.value("import fc_kernel; [each.name for each in fc_kernel.snapshots()]")
     assert names[-2:] == ["interrupted", "not-interrupted"]

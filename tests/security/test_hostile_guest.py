@@ -59,7 +59,7 @@ HARMLESS = {
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a silent guest is waited for is no part of what is tested."""
     monkeypatch.setattr("fc_kernel.sessions.wiring.ANSWER_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("fc_kernel.sessions.session.AGENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("fc_kernel.sessions.life.AGENT_TIMEOUT_S", 0.5)
 
 
 def only(innocent: Innocent) -> bool:

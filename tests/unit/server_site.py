@@ -25,7 +25,7 @@ from traitlets.config import Config
 
 from fc_kernel.errors import FcKernelError, LimitError, SnapshotNotFound
 from fc_kernel.server.extension import Extension, load
-from fc_kernel.sessions.forks import ForkInfo
+from fc_kernel.sessions.fork import ForkInfo
 from fc_kernel.settings.spec import SnapshotRef, VmSpec
 from fc_kernel.snapshots.limits import StoreLimits
 from fc_kernel.snapshots.manifest import Cpu, ImageRef, ManifestDraft
@@ -129,9 +129,6 @@ class MemorySession:
         self.tell("fork", snapshot=taken.id, forks=[fork.to_dict() for fork in forks])
         return forks
 
-    def observe(self, observer: Callable[[str, Mapping[str, Any]], None]) -> None:
-        self.observers.append(observer)
-
     @property
     def machine(self) -> Any:
         return SimpleNamespace(
@@ -203,6 +200,9 @@ class Site:
 
     def session_of(self, kernel_id: str) -> MemorySession | None:
         return self.sessions.get(kernel_id)
+
+    def observe(self, kernel_id: str, observer: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self.sessions[kernel_id].observers.append(observer)
 
     def set_forker(self, forker: Any) -> None:
         self.forker = forker

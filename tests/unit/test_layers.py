@@ -32,7 +32,6 @@ LAYERS = [
     ["vmm"],
     ["images", "snapshots"],
     ["machine"],
-    ["host.engine"],
     ["supply"],
     ["api"],
     ["sessions"],
@@ -43,7 +42,6 @@ LAYERS = [
 ]
 #: Modules that still import each other, also by way of others. It only gets shorter: who breaks a circle takes it off.
 KNOWN_CIRCLES = [
-    {"sessions.branches", "sessions.forks", "sessions.guest_requests", "sessions.session", "sessions.watchdog"},
     {
         *("server.about", "server.base", "server.events", "server.extension", "server.forking", "server.kernels"),
         *("server.routes", "server.snapshots", "server.transfer"),
@@ -55,7 +53,7 @@ KNOWN_CIRCLES = [
 #: Modules of fewer than MIN_LINES lines, and why each is a file of its own. (A package's docstring alone needs no reason.)
 SMALL = {
     "base.files": "read by the images' store, the snapshots' manifest and the notebook's settings alike",
-    "base.tasks": "a rule about cancelling that every driver follows",
+    "api.from_store": "the one way from the store to the boundary; sessions and server use it",
     "base.text": "the one place that says what text of a guest is shown without; vmm, server and command line use it",
     "cli": "the entry point",
     "cli.__main__": "the entry point of python -m",
@@ -66,7 +64,7 @@ SMALL = {
     "guest.payload": "the table of what is shipped into the guest; runs on the host only",
     "images.cpio": "a codec: one archive format and nothing else",
     "server": "what Jupyter Server looks for; it must import nothing",
-    "sessions.phases": "the state machine's table",
+    "sessions.incarnation": "what a session, its watchdog and all that is done to a kernel have in common",
     "settings.monitors": "the table of names that settings, schema, configuration and the drivers share",
     "settings.tier": "a word of the settings, the drivers and the API, which do not import each other",
     "snapshots": "what the package exports",

@@ -22,7 +22,6 @@ from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant
-from fc_kernel.supply.supply import supply_of
 from fc_kernel.vmm.journal import list_entries
 
 from ...waiting import until
@@ -52,8 +51,7 @@ class Kernel:
 
         async def make() -> KernelSession:
             endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            supply = supply_of(self.engine, Tenant.of_this_process(self.config))
-            return KernelSession(self.engine, supply, endpoints, key=KEY, endpoint_dir=endpoint_dir)
+            return self.engine.open(Tenant.of_this_process(self.config), endpoints, key=KEY, endpoint_dir=endpoint_dir)
 
         self.session = await self.engine.run(make())
         self.client = AsyncKernelClient()
@@ -317,7 +315,7 @@ async def test_broken_tunnels_are_dialled_again(opened: Open) -> None:
 
     async def break_tunnels() -> None:
         await kernel.session._wiring.detach()
-        kernel.session._vigil.tunnel_lost("broken by a test")
+        kernel.session._watchdog.tunnel_lost("broken by a test")
 
     await kernel.engine.run(break_tunnels())
     assert await kernel.evaluate("kept") == "1"
@@ -368,11 +366,11 @@ async def test_a_silent_guest_is_given_up(opened: Open, monkeypatch: pytest.Monk
     await kernel.start()
     assert isinstance(kernel.session.machine, Machine)
     await kernel.engine.run(kernel.session.machine.vmm.pause())
-    monkeypatch.setattr("fc_kernel.sessions.session.AGENT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("fc_kernel.sessions.life.AGENT_TIMEOUT_S", 0.2)
     await kernel.engine.run(kernel.session.kill())
     assert await kernel.ended() == -signal.SIGKILL
     await until(lambda: list_entries(runtime_dir()) == [])
-    assert kernel.session.standing.phase is Phase.IDLE
+    assert kernel.session.phase is Phase.EMPTY
 
 
 STALL = """

@@ -30,11 +30,11 @@ def started(kernel: ScriptedKernel) -> str:
 
 
 def templates_of(kernel: ScriptedKernel) -> Templates:
-    return kernel.session.branches._supply.templates
+    return kernel.engine.supply(kernel.tenant).templates
 
 
 def pool_of(kernel: ScriptedKernel) -> Pool:
-    return kernel.session.branches._supply.pool
+    return kernel.engine.supply(kernel.tenant).pool
 
 
 async def test_one_for_each_shape() -> None:

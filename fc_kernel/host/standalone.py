@@ -1,83 +1,54 @@
-"""Kernels of their own that go on from a snapshot: what to attach to, and who keeps them."""
+"""Forks that belong to this process and nobody else: any client can attach to their connection files."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jupyter_core.paths import jupyter_runtime_dir
 
+from ..api.events import Event, StateChanged
 from ..base.paths import RunDir, new_vm_id
 from ..channels.endpoints import CHANNELS, ClientEndpoints
-from ..host.engine import Engine
 from ..machine.start import KernelRequest
+from ..sessions.fork import ForkInfo, ForkRequest
+from ..sessions.session import KernelSession
 from ..settings.kernelspec import DEFAULT_NAME
-from ..settings.resolve import Resolved
-from ..snapshots.snapshot import Snapshot
-from ..supply.supply import Supply
-
-if TYPE_CHECKING:
-    from .session import KernelSession
-
-log = logging.getLogger(__name__)
+from ..settings.tenant import Tenant
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForkRequest:
-    """What a fork is to be."""
+class Opener(Protocol):
+    """What this needs of the engine."""
 
-    snapshot: Snapshot
-    #: Of the kernel that was forked, with ``restore_from`` naming the snapshot.
-    resolved: Resolved
-    env: Mapping[str, str] = field(default_factory=dict)
-    parent_kernel_id: str = ""
-    #: The snapshots that the fork takes belong where its parent's do.
-    scope: str = ""
+    def open(
+        self,
+        tenant: Tenant,
+        endpoints: ClientEndpoints,
+        *,
+        key: bytes,
+        labels: dict[str, str],
+        endpoint_dir: RunDir,
+    ) -> KernelSession:
+        """A session that has no kernel yet."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ForkInfo:
-    """A fork that runs, or the ``error`` that kept it from running."""
-
-    kernel_id: str
-    name: str
-    connection_file: str = ""
-    url: str | None = None
-    path: str | None = None
-    session_id: str | None = None
-    error: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Be told of each event; returns what ends that."""
 
 
-#: Makes a kernel from a snapshot, on the engine's loop.
-Forker = Callable[[ForkRequest], Awaitable[ForkInfo]]
-
-
-async def standalone(
-    engine: Engine, supply: Supply, open_session: type[KernelSession], request: ForkRequest
-) -> ForkInfo:
-    """A kernel that belongs to this process and nobody else: any client can attach to its connection file.
-
-    It ends with its kernel process (a client's shutdown request), or with this process.
-    """
+async def standalone(engine: Opener, tenant: Tenant, request: ForkRequest) -> ForkInfo:
+    """Start one; on the engine's loop. It ends with its kernel process (a client's shutdown request), or with this process."""
     kernel_id = str(uuid.uuid4())
     key = secrets.token_hex(32)
-    endpoint_dir = RunDir.create(supply.tenant.run_dir, new_vm_id())
+    endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
     ip = str(endpoint_dir.path / "k")
-    session = open_session(
-        engine,
-        supply,
+    session = engine.open(
+        tenant,
         ClientEndpoints(transport="ipc", ip=ip),
         key=key.encode(),
         labels={"kernel_id": kernel_id, "fork_of": request.parent_kernel_id, "scope": request.scope},
@@ -100,13 +71,14 @@ async def standalone(
         await session.aclose()
         raise
 
-    def observed(kind: str, payload: Mapping[str, Any]) -> None:
-        if kind == "state" and payload.get("state") in ("dead", "closed"):
+    def heard(event: Event) -> None:
+        if isinstance(event, StateChanged) and event.kernel_id == kernel_id and event.state == "dead":
+            unsubscribe()
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             session.abandon()
 
-    session.observe(observed)
+    unsubscribe = engine.subscribe(heard)
     return ForkInfo(kernel_id=kernel_id, name=request.snapshot.name, connection_file=str(path))
 
 

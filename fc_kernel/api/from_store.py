@@ -1,0 +1,28 @@
+"""From a snapshot in the store to the model that clients get."""
+
+from __future__ import annotations
+
+from ..snapshots.snapshot import Snapshot as StoredSnapshot
+from .models import Snapshot
+
+
+def snapshot_model(snapshot: StoredSnapshot, *, in_use: bool, current: bool) -> Snapshot:
+    """One snapshot; whether a VM has it, and whether a kernel's state stands there, is the caller's to know."""
+    manifest, spec = snapshot.manifest, snapshot.spec
+    return Snapshot(
+        id=snapshot.id,
+        name=snapshot.name,
+        description=snapshot.description,
+        created=str(snapshot.created),
+        size_bytes=snapshot.added_bytes,
+        parent=snapshot.parent,
+        scope=snapshot.scope,
+        kernel_id=manifest.kernel_id or None,
+        has_notebook=snapshot.notebook is not None,
+        mem_size_mib=spec.mem_size_mib or 0,
+        vcpu_count=spec.vcpu_count or 0,
+        image=manifest.image.name if manifest.image is not None else "",
+        monitor=manifest.monitor,
+        in_use=in_use,
+        current=current,
+    )

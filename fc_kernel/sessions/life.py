@@ -1,0 +1,374 @@
+"""A kernel's life: its process is started, perhaps again, in a machine that may be replaced, behind stable endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
+
+from ..api.events import Event, StateChanged
+from ..api.models import State
+from ..base.paths import RunDir
+from ..base.tasks import TaskSet
+from ..channels.endpoints import ClientEndpoints
+from ..channels.synthesized import Rollback
+from ..errors import AgentError, AgentUnreachable, FcKernelError, KernelStartError, MonitorError, StateError
+from ..machine.machine import AGENT_TIMEOUT_S, Machine
+from ..machine.start import KernelRequest, begin
+from ..settings.spec import SnapshotRef
+from ..supply.supply import Supply
+from .exit import KernelExit
+from .incarnation import Incarnation
+from .phases import ALIVE, OVER, WORDS, Cause, Phase, following
+from .watchdog import LAST_WORDS_S, Watchdog, how_it_ended
+from .wiring import Wiring
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Start:
+    """A start that is under way."""
+
+    task: asyncio.Task[Any]
+    #: Whether it was the close that cancelled it, not its own caller.
+    cancelled_by_close: bool = False
+
+
+class KernelLife(ABC):
+    """Starts, watches and ends a kernel. Used on the engine's loop, but for ``returncode``, ``death`` and ``ports``."""
+
+    def __init__(
+        self,
+        supply: Supply,
+        endpoints: ClientEndpoints,
+        *,
+        key: bytes,
+        signature_scheme: str = "hmac-sha256",
+        labels: Mapping[str, str] | None = None,
+        endpoint_dir: RunDir | None = None,
+        emit: Callable[[Event], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        """Bind the clients' sockets. ``endpoint_dir`` holds them and is removed with the session; so it is when this fails.
+
+        ``emit`` is told what happens, and ``on_closed`` that everything is released; both on the loop.
+        """
+        self._config = supply.tenant.config
+        self._supply = supply
+        self.labels = dict(labels or {})
+        self.kernel_id = self.labels.get("kernel_id", "")
+        self._endpoint_dir = endpoint_dir
+        self._emit = emit
+        self._on_closed = on_closed
+        self.phase = Phase.EMPTY
+        #: The machine, and the kernel process in it.
+        self.incarnation: Incarnation | None = None
+        #: The highest generation that any incarnation had.
+        self._generation = 0
+        #: What the last start asked for.
+        self._request: KernelRequest | None = None
+        self._restored_from: SnapshotRef | None = None
+        #: Held while a kernel is started, saved, put back or dialled again.
+        self._lock = asyncio.Lock()
+        self._start: _Start | None = None
+        self._closing: asyncio.Task[None] | None = None
+        #: Cancelled by the close.
+        self._background = TaskSet(self._task_failed)
+        self._guest_requests = TaskSet(self._task_failed)
+        #: Awaited by the close: what the kernel said last, such as its reply to the shutdown, is still on its way.
+        self._finishing = TaskSet(self._task_failed)
+        self._linger: asyncio.Task[None] | None = None
+        self._last_words: asyncio.Task[None] | None = None
+        self._watchdog = Watchdog(self, self._lock, self._background)
+        self._exit = KernelExit()
+        #: Whether the kernel's owner told it to end.
+        self._told_to_end = False
+        try:
+            self._wiring = Wiring(
+                endpoints, key=key, signature_scheme=signature_scheme, on_lost=self._watchdog.tunnel_lost
+            )
+        except BaseException:
+            if endpoint_dir is not None:
+                endpoint_dir.remove()
+            raise
+        self.ports = self._wiring.ports
+
+    @property
+    def running(self) -> bool:
+        """Whether a kernel process runs."""
+        return self.phase in ALIVE
+
+    @property
+    def state(self) -> str:
+        """``booting``, ``running``, ``pausing``, ``restoring``, ``dead`` or ``closed``."""
+        return WORDS[self.phase]
+
+    @property
+    def scope(self) -> str:
+        """What the names of this kernel's snapshots are unique in: its notebook, or itself."""
+        named = self.labels.get("scope") or self.labels.get("notebook")
+        return named or f"kernel:{self.kernel_id}"
+
+    @property
+    def machine(self) -> Machine | None:
+        """The guest, if there is one."""
+        return None if self.incarnation is None else self.incarnation.machine
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status of the last kernel process; ``None`` while one runs or none was started."""
+        return self._exit.returncode
+
+    @property
+    def death(self) -> str:
+        """Why the last kernel process ended, for the log and for clients."""
+        return self._exit.reason
+
+    def _enter(self, cause: Cause, *, message: str = "", vm_ended: bool = False) -> None:
+        """Go on to the phase that follows, and say so where people would call it another state."""
+        before, self.phase = self.phase, following(self.phase, cause)
+        word = WORDS[self.phase]
+        if word == WORDS[before]:
+            return
+        dead = word not in get_args(State) or word == "dead"
+        machine = self.machine
+        self._emit(
+            StateChanged(
+                kernel_id=self.kernel_id,
+                state="dead" if dead else cast("State", word),
+                message=message,
+                returncode=self.returncode if dead else None,
+                console=list(machine.vmm.console_tail()) if message and machine is not None else [],
+                vm_ended=vm_ended,
+            )
+        )
+
+    def _running_incarnation(self) -> Incarnation:
+        """That of a kernel that runs; raises :class:`~fc_kernel.errors.StateError`."""
+        if self.incarnation is None or not self.running:
+            raise StateError("no kernel runs here")
+        return self.incarnation
+
+    async def start(self, request: KernelRequest) -> None:
+        """Start a kernel process: in the machine that is there if it is healthy and as requested, else in a fresh one.
+
+        Raises :class:`~fc_kernel.errors.FcKernelError`; then neither a kernel process nor a machine is left.
+        """
+        async with self._lock:
+            self._enter(Cause.START)
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - this is a coroutine
+            start = self._start = _Start(task)
+            for waiting in (self._linger, self._last_words):
+                if waiting is not None:
+                    waiting.cancel()
+            try:
+                await self._wiring.link()
+                await self._fail_pending()
+                incarnation = await self._incarnation_for(request)
+                await self._start_kernel(incarnation, request)
+                self._enter(Cause.STARTED)
+            except BaseException as error:
+                await self._drop_machine()
+                self._enter(Cause.START_FAILED, message=str(error) if isinstance(error, FcKernelError) else "")
+                if start.cancelled_by_close and isinstance(error, asyncio.CancelledError):
+                    raise StateError("the session was closed while it started") from None
+                raise
+            finally:
+                self._start = None
+
+    async def _incarnation_for(self, request: KernelRequest) -> Incarnation:
+        """The machine that is to have the kernel, in a new generation."""
+        present, last = self.incarnation, self._request
+        if present is not None:
+            same = last is not None and request.resolved == last.resolved and self._config.keep_vm_on_restart
+            if same and await present.machine.healthy():
+                self._request = request
+                self.incarnation = self._next_incarnation(present.machine)
+                return self.incarnation
+            await self._drop_machine()
+        self._request = request
+        ref = request.resolved.spec.restore_from
+        if ref is not None and ref != self._restored_from:
+            machine = await self._supply.from_ref(ref, request.resolved, scope=self.scope, labels=self.labels)
+            # Once: whoever restarts the kernel later wants a fresh one.
+            self._restored_from = ref
+        else:
+            machine = await self._supply.fresh(request.resolved, python=request.argv is None, labels=self.labels)
+        self.incarnation = self._next_incarnation(machine)
+        self._watchdog.watch(machine)
+        return self.incarnation
+
+    def _next_incarnation(self, machine: Machine) -> Incarnation:
+        """A machine in which no kernel process runs yet."""
+        self._generation = max(self._generation, machine.origin.generation) + 1
+        return Incarnation(machine=machine, generation=self._generation)
+
+    def _inhabit(self, incarnation: Incarnation) -> None:
+        """From now on the kernel is this one, and what it tells is heard."""
+        self.incarnation = incarnation
+        self._generation = max(self._generation, incarnation.generation)
+        incarnation.machine.listen(functools.partial(self._notified, incarnation))
+
+    async def _start_kernel(self, incarnation: Incarnation, request: KernelRequest) -> None:
+        machine = incarnation.machine
+        self._told_to_end = False
+        self._exit.begin()
+        machine.listen(None)
+        try:
+            begun = await begin(machine, request, generation=incarnation.generation)
+            incarnation = replace(incarnation, instance=begun.instance, key=begun.key)
+            self._inhabit(incarnation)
+            for error in begun.hook_errors:
+                log.warning("kernel %s: on_restore: %s", self.kernel_id, error)
+            await self.attach(incarnation)
+        except AgentError as error:
+            self._exit.never_ran()
+            raise KernelStartError(f"the kernel did not start in the guest: {error}") from error
+        except AgentUnreachable as error:
+            self._exit.never_ran()
+            why = self.death if machine.vmm.pid is None and self.death else str(error)
+            raise KernelStartError(why, console=machine.vmm.console_tail()) from error
+        except BaseException:
+            self._exit.never_ran()
+            raise
+        if self._exit.over:
+            raise KernelStartError(f"{self.death} as soon as it had started", console=machine.vmm.console_tail())
+
+    async def attach(self, incarnation: Incarnation, rollback: Rollback | None = None) -> None:
+        """Connect the channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
+        await self._wiring.attach(
+            incarnation.machine.links,
+            guest_key=incarnation.key,
+            generation=incarnation.generation,
+            rollback=rollback,
+        )
+
+    def _notified(self, incarnation: Incarnation, method: str, params: dict[str, Any]) -> None:
+        if incarnation is not self.incarnation or params.get("instance") != incarnation.instance:
+            return
+        if method == "kernel.request":
+            self._asked(incarnation, params)
+        elif method == "kernel.exited" and not self._exit.over:
+            # A dead kernel's machine waits a while for a restart, which may never come.
+            self._drop_machine_after(self._config.restart_linger_s)
+            self._kernel_ended(*how_it_ended(params))
+
+    @abstractmethod
+    def _asked(self, incarnation: Incarnation, params: dict[str, Any]) -> None:
+        """A cell asks for something; called on the loop."""
+
+    def machine_ended(self, returncode: int, reason: str) -> None:
+        """The machine has ended, or is of no use any more, and its kernel with it."""
+        self._drop_machine_after(0.0)
+        if not self._exit.over:
+            self._kernel_ended(returncode, reason, vm_ended=not self._told_to_end)
+
+    def _kernel_ended(self, returncode: int, reason: str, *, vm_ended: bool = False) -> None:
+        self._exit.end(returncode, reason)
+        log.info("kernel %s: %s", self.kernel_id, reason)
+        if self.running:
+            self._last_words = self._finishing.start(self._fail_pending(LAST_WORDS_S), "fail-pending")
+        self._enter(Cause.KERNEL_ENDED, message=reason, vm_ended=vm_ended)
+
+    async def _fail_pending(self, after_s: float = 0.0) -> None:
+        """Answer with an error, once, what waits for a kernel that has ended."""
+        await asyncio.sleep(after_s)
+        if reason := self._exit.take_unanswered():
+            await self._wiring.detach(reason)
+
+    def _drop_machine_after(self, delay_s: float) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger = self._background.start(self._drop_machine_later(self.machine, delay_s), "linger")
+
+    async def _drop_machine_later(self, machine: Machine | None, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        async with self._lock:
+            if machine is self.machine and self.phase is Phase.LINGERING:
+                await self._drop_machine()
+
+    async def _drop_machine(self) -> None:
+        machine, self.incarnation = self.machine, None
+        if machine is None:
+            return
+        self._enter(Cause.MACHINE_GONE)
+        try:
+            with contextlib.suppress(FcKernelError):
+                await self._wiring.detach()
+        finally:
+            await machine.aclose()
+
+    async def signal(self, signum: int) -> None:
+        """Send a signal to the kernel's process group; nothing happens when none runs."""
+        if self.incarnation is not None and self.running:
+            agent = self.incarnation.machine.agent
+            await agent.call("kernel.signal", timeout_s=AGENT_TIMEOUT_S, signum=signum)
+
+    async def kill(self) -> None:
+        """End the kernel process at once; when the agent does not answer, the whole machine."""
+        if self.incarnation is None or not self.running:
+            return
+        machine, self._told_to_end = self.incarnation.machine, True
+        try:
+            await machine.agent.call("kernel.kill", timeout_s=AGENT_TIMEOUT_S)
+            async with asyncio.timeout(AGENT_TIMEOUT_S):
+                await self._exit.wait()
+        except (FcKernelError, TimeoutError) as error:
+            log.warning("VM %s is ended: its agent does not end the kernel: %s", machine.vmm.plan.vm_id, error)
+            with contextlib.suppress(StateError):  # it was closed in the meantime
+                await machine.vmm.kill()
+
+    async def wait(self) -> int:
+        """Return when the kernel process has ended; at once when there is none."""
+        return await self._exit.wait()
+
+    def abandon(self) -> None:
+        """Close without waiting, on the loop, when nobody is left who could."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(), name="close")
+
+    async def aclose(self) -> None:
+        """End the kernel, its machine and the endpoints; may be called twice, and also cancelled releases everything."""
+        self.abandon()
+        assert self._closing is not None  # noqa: S101 - abandon has made it
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._enter(Cause.CLOSE)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._on_closed)
+            stack.callback(self._enter, Cause.RELEASED)
+            if self._endpoint_dir is not None:
+                stack.callback(self._endpoint_dir.remove)
+            stack.push_async_callback(self._wiring.aclose)
+            stack.push_async_callback(self._end_in_order)
+            stack.push_async_callback(self._drop_machine)
+            if (start := self._start) is not None:
+                if not start.task.cancelling():
+                    start.cancelled_by_close = True
+                    start.task.cancel()
+                await asyncio.wait({start.task})
+            for tasks in (self._background, self._guest_requests):
+                tasks.close()
+                await tasks.wait()
+            await self._finishing.wait()
+
+    async def _end_in_order(self) -> None:
+        """The kernel is no more, and whatever waits for it is told so."""
+        if not self._exit.over:
+            self._exit.end(-signal.SIGKILL, "the kernel was shut down")
+        with contextlib.suppress(FcKernelError):
+            await self._fail_pending()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        if isinstance(error, (StateError, MonitorError)) and self.phase in OVER:
+            return
+        log.error("session task %s failed: %s", name, error, exc_info=error)

@@ -1,0 +1,53 @@
+"""Putting a kernel back to a snapshot: another machine is loaded and woken while the old one goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from ..channels.synthesized import Rollback
+from ..errors import SnapshotError
+from ..machine.load import Waking, wake
+from ..settings.resolve import Resolved
+from ..snapshots.snapshot import Snapshot
+from ..supply.supply import Supply
+from .incarnation import Incarnation
+
+
+async def load_and_wake(
+    snapshot: Snapshot,
+    now: Incarnation,
+    supply: Supply,
+    *,
+    resolved: Resolved,
+    labels: Mapping[str, str],
+    env: Mapping[str, str],
+    same_seed: bool,
+    asker: str | None,
+) -> tuple[Incarnation, Rollback]:
+    """The kernel as it was at the snapshot, awake, and what its clients are to be told; ``now`` is what it is to replace.
+
+    ``asker`` is the id of the request whose cell asks. The caller holds the session's lock.
+    Raises :class:`~fc_kernel.errors.FcKernelError`; then no other machine is left.
+    """
+    async with AsyncExitStack() as undo:
+        machine = await supply.from_snapshot(snapshot, resolved, labels=dict(labels))
+        undo.push_async_callback(machine.aclose)
+        saved = machine.origin.kernel
+        if saved is None:
+            raise SnapshotError(f"the snapshot {snapshot.name!r} holds no kernel that could go on")
+        generation = max(now.generation, machine.origin.generation) + 1
+        waking = Waking(role="restored", generation=generation, name=snapshot.name, reseed=not same_seed, env=dict(env))
+        hook_errors = await wake(machine, waking)
+        kernel = machine.origin.kernel or saved
+        machine.last_instance = kernel.instance
+        rollback = Rollback(
+            reason=f"the kernel was put back to the snapshot {snapshot.name!r}",
+            text=f"restored {snapshot.name}\n" + "".join(f"on_restore: {error}\n" for error in hook_errors),
+            asker=asker,
+            execution_count=saved.execution_count,
+            silenced=saved.cell,
+            rekeyed=kernel != saved,
+        )
+        undo.pop_all()
+    return Incarnation(machine=machine, generation=generation, instance=kernel.instance, key=kernel.key), rollback
