@@ -23,13 +23,10 @@ async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield made
 
 
-async def heard_of(kernel: ScriptedKernel) -> list[Event]:
+def heard_of(kernel: ScriptedKernel) -> list[Event]:
+    """From now on, in order."""
     events: list[Event] = []
-
-    async def subscribe() -> None:
-        kernel.engine.subscribe(events.append)
-
-    await kernel.engine.run(subscribe())
+    kernel.session._emit = events.append
     return events
 
 
@@ -39,7 +36,7 @@ def told(events: list[Event]) -> list[str]:
 
 async def test_a_snapshot_and_the_way_back(make: Make) -> None:
     kernel = await make()
-    events = await heard_of(kernel)
+    events = heard_of(kernel)
     await kernel.snapshot("one")
     await kernel.restore("one")
     assert told(events) == ["pausing", "running", "snapshot", "restoring", "restore", "running"]
@@ -52,7 +49,7 @@ async def test_a_snapshot_and_the_way_back(make: Make) -> None:
 
 async def test_a_restore_that_fails_ends_as_it_began(make: Make) -> None:
     kernel = await make()
-    events = await heard_of(kernel)
+    events = heard_of(kernel)
     with pytest.raises(FcKernelError):
         await kernel.restore("none-of-that-name")
     assert told(events) == ["restoring", "running"]
@@ -60,10 +57,9 @@ async def test_a_restore_that_fails_ends_as_it_began(make: Make) -> None:
 
 async def test_forks(make: Make) -> None:
     kernel = await make()
-    events = await heard_of(kernel)
+    events = heard_of(kernel)
     forks = await kernel.fork(2, "two")
-    own = [each for each in events if each.kernel_id == kernel.kernel_id]
-    forked = own[-1]
+    forked = events[-1]
     assert isinstance(forked, KernelForked)
     assert {each.kernel_id for each in forked.forks} == {fork.kernel_id for fork in forks}
     assert forked.snapshot.name == "two"
@@ -71,7 +67,7 @@ async def test_forks(make: Make) -> None:
 
 async def test_a_machine_that_ends_says_why(make: Make) -> None:
     kernel = await make()
-    events = await heard_of(kernel)
+    events = heard_of(kernel)
     await kernel.engine.run(kernel.vmm.kill())
     await until(lambda: told(events) == ["dead"])
     [dead] = events
@@ -83,7 +79,7 @@ async def test_a_machine_that_ends_says_why(make: Make) -> None:
 
 async def test_a_kernel_that_is_killed_leaves_its_machine_and_a_close_is_no_accident(make: Make) -> None:
     kernel = await make()
-    events = await heard_of(kernel)
+    events = heard_of(kernel)
     await kernel.engine.run(kernel.session.kill())
     await until(lambda: told(events) == ["dead"])
     await kernel.engine.run(kernel.session.aclose())
