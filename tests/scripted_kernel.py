@@ -8,6 +8,7 @@ import queue
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from traitlets.config import Config
 
-from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
+from fc_kernel.base.paths import RunDir, new_vm_id
 from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
 from fc_kernel.host.engine import Engine
 from fc_kernel.machine.start import KernelRequest
@@ -146,17 +147,17 @@ class Client:
 class ScriptedKernel:
     """A session and a client of it."""
 
-    def __init__(self, config: FcKernelConfig, engine: Engine, kernel_id: str) -> None:
-        self.config = config
+    def __init__(self, tenant: Tenant, engine: Engine, kernel_id: str) -> None:
+        self.tenant = tenant
+        self.config = tenant.config
         self.engine = engine
         self.kernel_id = kernel_id
-        self.tenant = Tenant.of_this_process(config)
         self.session: KernelSession
         self.client: Client
         self._clients: list[Client] = []
 
     async def open(self) -> ScriptedKernel:
-        endpoint_dir = RunDir.create(runtime_dir(), new_vm_id())
+        endpoint_dir = RunDir.create(self.tenant.run_dir, new_vm_id())
         ip = str(endpoint_dir.path / "k")
 
         async def make() -> KernelSession:
@@ -224,13 +225,14 @@ class ScriptedKernel:
 
 @asynccontextmanager
 async def scripted_kernels(**config: Any) -> AsyncIterator[Callable[..., Awaitable[ScriptedKernel]]]:
-    """Makes started kernels of one engine; all end with the block."""
+    """Makes started kernels of one engine; all end with the block. ``tenant`` are fields of a tenant that is not the user."""
     given = {"monitor": "fake", "minimum_tier": "none", "min_free_bytes": 0, **config}
     engine = Engine()
     kernels: list[ScriptedKernel] = []
 
-    async def make(**settings: Any) -> ScriptedKernel:
-        kernel = ScriptedKernel(FcKernelConfig(config=Config({"FcKernelConfig": given})), engine, f"k{len(kernels)}")
+    async def make(*, tenant: dict[str, Any] | None = None, **settings: Any) -> ScriptedKernel:
+        whose = Tenant.of_this_process(FcKernelConfig(config=Config({"FcKernelConfig": given})))
+        kernel = ScriptedKernel(replace(whose, **tenant or {}), engine, f"k{len(kernels)}")
         kernels.append(await kernel.open())
         await kernel.start(**settings)
         return kernel

@@ -1,10 +1,12 @@
-"""Tasks that are carried to their end: one that must not be cut off half-way, and the background tasks of an owner."""
+"""Tasks that must not be cut off half-way, the background tasks of an owner, and blocking calls that run in threads."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:
@@ -19,6 +21,34 @@ async def finish(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         task.add_done_callback(_seen)
         await asyncio.wait({task})
+        raise
+
+
+async def off_loop(call: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
+    """The result of a blocking call, which is made in a thread.
+
+    Whoever is cancelled does not wait for the call's end; what it still returns goes to ``undo``, in a thread as well.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        future = loop.run_in_executor(None, call)
+    except RuntimeError:
+        # The interpreter ends, and no thread can be started any more.
+        return call()
+
+    def unclaimed(done: asyncio.Future[T]) -> None:
+        if done.cancelled() or done.exception() is not None or undo is None:
+            return
+        try:
+            loop.run_in_executor(None, undo, done.result())
+        except RuntimeError:
+            # As above.
+            undo(done.result())
+
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(unclaimed)
         raise
 
 

@@ -50,12 +50,12 @@ class SnapshotListCommand(SnapshotCommand):
         """Print the table."""
         store = self.store()
         snapshots = store.list(scope=self.scope or None)
-        broken = [] if self.scope else store.broken()
+        broken = {} if self.scope else store.broken()
         if self.json:
             self.print_json(
                 [
                     *({**snapshot.to_dict(), "own_bytes": store.disk_bytes(snapshot)} for snapshot in snapshots),
-                    *({"id": name, "error": str(error)} for name, error in broken),
+                    *({"id": name, "error": str(error)} for name, error in broken.items()),
                 ]
             )
             return
@@ -80,7 +80,7 @@ class SnapshotListCommand(SnapshotCommand):
         if snapshots:
             self.out.print(table)
             self.out.print(f"{_size(store.disk_bytes())} on the disk in all")
-        for name, error in broken:
+        for name, error in broken.items():
             self.err.print(f"{name}: {error}; remove it with: fc-kernel snapshot rm {name}", style="red", markup=False)
 
 
@@ -142,7 +142,7 @@ class SnapshotRemoveCommand(SnapshotCommand):
     def run(self) -> None:
         """Remove each, or none when one is not there or in use."""
         store = self.store()
-        broken = dict(store.broken())
+        broken = store.broken()
         found: dict[str, tuple[str, Snapshot | str]] = {}
         for ref in self.extra_args:
             meant: Snapshot | str = ref if ref in broken and not self.scope else self._find(store, ref)

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import psutil
 
-from ..base.tasks import finish
+from ..base.tasks import finish, off_loop
 from ..errors import AgentError, FcKernelError, StateError
+from ..snapshots.disk import Hold
 from ..snapshots.draft import Draft
-from ..snapshots.holding import Hold
 from ..snapshots.manifest import KernelState, ManifestDraft
 from ..snapshots.snapshot import Base, Snapshot
 from ..vmm.base import SnapshotCreate, VmmState
@@ -103,7 +103,7 @@ async def take(
     """
     taken: list[tuple[Frozen, float]] = []
     base = machine.origin.base
-    if base is not None and not base.vmstate.exists():
+    if base is not None and not await off_loop(base.vmstate.exists):
         # Somebody has removed it by force: this snapshot stands by itself.
         machine.stands_on(None)
         base = None

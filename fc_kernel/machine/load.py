@@ -19,7 +19,7 @@ from ..memory.pages import merge
 from ..settings.resolve import Resolved
 from ..settings.spec import NetworkInterface, VmSpec
 from ..settings.tenant import Tenant
-from ..snapshots.holding import Hold
+from ..snapshots.disk import Hold
 from ..snapshots.snapshot import Snapshot
 from ..vmm.base import Capability, SnapshotFiles, SnapshotLoad, VmmState
 from ..vmm.monitors import Choice
@@ -73,7 +73,7 @@ async def load(
         release = contextlib.ExitStack()
         release.callback(hold.close)
         undo.callback(release.close)
-        vmm = prepare(
+        vmm = await prepare(
             undo,
             choice,
             spec,

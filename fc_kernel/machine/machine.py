@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..base.paths import RunDir, new_vm_id
+from ..base.tasks import off_loop
 from ..base.text import without_controls
 from ..errors import (
     AgentError,
@@ -38,7 +40,7 @@ from .links import Links
 if TYPE_CHECKING:
     from ..images.store import Image
     from ..snapshots.compat import Host
-    from ..snapshots.holding import Hold
+    from ..snapshots.disk import Hold
     from ..snapshots.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -138,7 +140,7 @@ class Machine:
             choice = await loop.run_in_executor(None, choose_monitor, resolved, tenant.config)
         spec, initrd, image = await loop.run_in_executor(None, with_image, resolved, tenant)
         async with contextlib.AsyncExitStack() as undo:
-            vmm = prepare(
+            vmm = await prepare(
                 undo,
                 choice,
                 spec,
@@ -239,7 +241,7 @@ class Machine:
         return True
 
 
-def prepare(
+async def prepare(
     undo: contextlib.AsyncExitStack,
     choice: Choice,
     spec: VmSpec,
@@ -251,8 +253,9 @@ def prepare(
 ) -> Vmm:
     """A monitor that is not started, in a fresh directory below ``run_dir``; ``undo`` releases both."""
     vm_id = new_vm_id()
-    own_dir = RunDir.create(run_dir, vm_id)
-    undo.callback(own_dir.remove)
+    own_dir = await off_loop(functools.partial(RunDir.create, run_dir, vm_id), undo=RunDir.remove)
+    # It may hold a memory.
+    undo.push_async_callback(off_loop, own_dir.remove)
     plan = BootPlan(
         vm_id=vm_id, spec=spec, run_dir=own_dir.path, initrd=initrd, start_timeout_s=timeout_s, labels=labels
     )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from ..errors import SnapshotNotFound
+from ..base.tasks import off_loop
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
 from .incarnation import Incarnation
-
-T = TypeVar("T")
 
 
 async def snapshot_shown(snapshot: Snapshot, store: SnapshotStore, incarnation: Incarnation | None) -> dict[str, Any]:
@@ -22,7 +19,7 @@ async def snapshot_shown(snapshot: Snapshot, store: SnapshotStore, incarnation: 
     def show() -> dict[str, Any]:
         return _row(snapshot, {each.id: each.name for each in store.lineage(snapshot)}, current)
 
-    return await _off_loop(show)
+    return await off_loop(show)
 
 
 async def snapshots_shown(scope: str, store: SnapshotStore, incarnation: Incarnation | None) -> list[dict[str, Any]]:
@@ -34,7 +31,7 @@ async def snapshots_shown(scope: str, store: SnapshotStore, incarnation: Incarna
         names = {snapshot.id: snapshot.name for snapshot in snapshots}
         return [_row(snapshot, names, current) for snapshot in snapshots]
 
-    return await _off_loop(show)
+    return await off_loop(show)
 
 
 def _row(snapshot: Snapshot, names: Mapping[str, str], current: str | None) -> dict[str, Any]:
@@ -57,20 +54,11 @@ def _current(incarnation: Incarnation | None) -> str | None:
     return None if current is None else current.id
 
 
-async def _off_loop(call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, call)
-
-
 def machine_info(incarnation: Incarnation, store: SnapshotStore) -> dict[str, Any]:
-    """The machine as it is shown to its user."""
+    """The machine as it is shown to its user. Reads no file: snapshots are shown as the store last saw them."""
     machine = incarnation.machine
     plan, origin = machine.vmm.plan, machine.origin
-    lineage: list[Snapshot] = []
-    if origin.current is not None:
-        try:
-            lineage = store.lineage(origin.current)
-        except SnapshotNotFound:
-            lineage = [origin.current]
+    lineage = () if origin.current is None else store.known_lineage(origin.current)
     return {
         "tier": str(machine.vmm.tier) if machine.vmm.pid is not None else None,
         "monitor": machine.vmm.name,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..base.tasks import off_loop
 from ..errors import FcKernelError
 from ..machine.capture import Taken
 from ..machine.machine import AGENT_TIMEOUT_S
@@ -132,4 +133,5 @@ async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str,
         return {"role": "source", "forks": [fork.to_dict() for fork in forks]}
     if request.op == "snapshots":
         return {"snapshots": await snapshots_shown(session.scope, session.store, session.incarnation)}
+    await off_loop(session.store.list)  # so that what other processes have renamed or removed is known
     return session.info()

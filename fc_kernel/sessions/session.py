@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from ..api.events import Event, KernelForked, SnapshotRestored, SnapshotTaken
 from ..api.from_store import snapshot_model
 from ..api.models import ForkedKernel
 from ..api.models import Snapshot as SnapshotModel
 from ..base.paths import RunDir
+from ..base.tasks import off_loop
 from ..channels.endpoints import ClientEndpoints
 from ..channels.synthesized import Rollback
 from ..errors import FcKernelError, LimitError, StateError
@@ -28,8 +28,6 @@ from .life import KernelLife
 from .phases import Cause
 from .restore import load_and_wake
 from .snapshot import take
-
-T = TypeVar("T")
 
 #: What a guest may ask for before it was answered.
 MAX_GUEST_REQUESTS = 4
@@ -180,7 +178,7 @@ class KernelSession(KernelLife):
 
     async def _find(self, ref: str) -> Snapshot:
         """A snapshot by its name in this kernel's scope, or by its id."""
-        return await _off_loop(functools.partial(self.store.get, ref, scope=self.scope))
+        return await off_loop(functools.partial(self.store.get, ref, scope=self.scope))
 
     def _asked(self, incarnation: Incarnation, params: dict[str, Any]) -> None:
         # A cell waits for its answer, so there is one, and the next while the first still ends; no guest has more.
@@ -190,8 +188,4 @@ class KernelSession(KernelLife):
 
 async def _model(snapshot: Snapshot) -> SnapshotModel:
     """A snapshot that a kernel of ours has just taken, or stands at."""
-    return await _off_loop(functools.partial(snapshot_model, snapshot, in_use=True, current=True))
-
-
-async def _off_loop(call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, call)
+    return await off_loop(functools.partial(snapshot_model, snapshot, in_use=True, current=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 
+from ..base.tasks import off_loop
 from ..errors import SnapshotError
 from ..machine import capture
+from ..snapshots.draft import Draft
 from ..snapshots.manifest import ManifestDraft
 from ..snapshots.store import SnapshotStore
 from ..supply.templates import manifest_of
@@ -34,7 +35,7 @@ async def take(
     if machine.keeps_data:
         raise SnapshotError("this VM writes to a drive of its own, which a snapshot cannot hold; make it read-only")
     begin = functools.partial(store.begin, name=name, scope=scope, expected_bytes=capture.expected_bytes(machine))
-    with await asyncio.get_running_loop().run_in_executor(None, begin) as draft:
+    async with await off_loop(begin, undo=Draft.discard) as draft:
         # The store may have taken its time, and the kernel may have ended.
         incarnation = running()
         describe = functools.partial(_describe, incarnation, description=description, labels=labels)

@@ -1,13 +1,12 @@
 """Snapshots and templates on the disk: published whole or not at all, checked before they are used."""
 
 from .compat import Host
+from .disk import Hold
 from .draft import Draft
 from .export import export_snapshot, import_snapshot
-from .holding import Hold
-from .limits import StoreLimits
 from .manifest import Cpu, ImageRef, KernelState, Manifest, ManifestDraft, Part
 from .snapshot import Base, Snapshot
-from .store import SnapshotStore
+from .store import SnapshotStore, StoreLimits
 from .templates import Stale, TemplateLimits, TemplateStore
 
 __all__ = [

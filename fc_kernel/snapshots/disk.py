@@ -1,4 +1,7 @@
-"""Files of the store: opened below an open directory, never through a link, and only if they are regular files of ours."""
+"""Files of the store: opened below an open directory, never through a link, and only if they are regular files of ours.
+
+Also their locks, and the room that the disk has for them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from ..errors import QuotaExceeded, SnapshotCorrupt, SnapshotError
 from ..memory.pages import copy_sparse
@@ -20,6 +25,12 @@ _NO_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, err
 #: What has no room raises.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 BLOCK_BYTES = 512
+#: Two who remove one tree get into each other's way once for each of its files at most.
+REMOVE_TRIES = 100
+#: What a snapshot may take beyond what was foreseen, as a part of that.
+SPARE = 10
+#: A monitor that writes beyond RLIMIT_FSIZE is killed by SIGXFSZ: a memory must stay this far below it.
+FILE_SPARE_BYTES = 16 << 20
 
 
 def open_directory(name: str | Path, parent: int | None = None) -> int:
@@ -151,15 +162,28 @@ def link_or_copy(source: int, name: str, target: int, new_name: str) -> bool:
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Remove a directory, or what is in its place; nothing outside is followed. Raises :class:`OSError`."""
+    """Remove a directory, or what is in its place; nothing outside is followed. Raises :class:`OSError`.
+
+    Others may be removing it, too.
+    """
+    for _ in range(REMOVE_TRIES):
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(name, dir_fd=parent)
+            else:
+                os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            if not _exists(parent, name):
+                return
+
+
+def _exists(parent: int, name: str) -> bool:
     try:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:
-        return
-    if stat.S_ISDIR(found.st_mode):
-        shutil.rmtree(name, dir_fd=parent)
-    else:
-        os.unlink(name, dir_fd=parent)
+        return False
+    return True
 
 
 def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
@@ -169,6 +193,41 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+class Hold:
+    """A snapshot's lock, held together with others until :meth:`close`, the end of a ``with`` block, or of the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; nothing happens the second time. Does not block."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def holders(descriptor: int) -> list[int]:
+    """Ids of the processes that hold the lock of this file, as far as the operating system tells."""
+    found = os.fstat(descriptor)
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    pids = set()
+    for line in lines:
+        words = line.split()
+        if inode in words and "FLOCK" in words and "->" not in words and int(words[4]) > 0:
+            pids.add(int(words[4]))
+    return sorted(pids)
 
 
 def stats_of(directory_descriptor: int) -> list[os.stat_result]:
@@ -184,6 +243,31 @@ def stats_of(directory_descriptor: int) -> list[os.stat_result]:
 def real_bytes(found: os.stat_result) -> int:
     """What a file takes on the disk."""
     return found.st_blocks * BLOCK_BYTES
+
+
+def check_room(directory_descriptor: int, *, expected_bytes: int, promised_bytes: int, min_free_bytes: int) -> None:
+    """Whether the disk and this process's limits have room; raises :class:`~fc_kernel.errors.QuotaExceeded`.
+
+    ``promised_bytes`` is what others may still write.
+    """
+    found = os.fstatvfs(directory_descriptor)
+    free = found.f_bavail * found.f_frsize - promised_bytes
+    if expected_bytes + expected_bytes // SPARE + min_free_bytes > free:
+        raise QuotaExceeded(
+            f"the snapshot needs {mib(expected_bytes)} and {mib(min_free_bytes)} that stay free; the disk has "
+            f"{mib(max(0, free))}; remove snapshots, or make room"
+        )
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if most != resource.RLIM_INFINITY and expected_bytes + FILE_SPARE_BYTES > most:
+        raise QuotaExceeded(
+            f"the limit on the size of a file (ulimit -f) is {mib(most)}, and the snapshot needs "
+            f"{mib(expected_bytes)}; raise it"
+        )
+
+
+def mib(size_bytes: int) -> str:
+    """A size as errors show it."""
+    return f"{size_bytes / (1 << 20):.0f} MiB"
 
 
 @contextlib.contextmanager

@@ -9,14 +9,11 @@ import threading
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import ValidationError
-
+from ..base.tasks import off_loop
 from ..errors import SnapshotCorrupt, SnapshotError, StateError
-from ..settings.spec import Frozen
 from ..vmm.base import SnapshotFiles
 from . import disk
-from .check import digest_of
-from .holding import Hold
+from .disk import Hold
 from .layering import WRITTEN, check_layer, lay_on
 from .manifest import (
     LAYER_NAMES,
@@ -30,44 +27,23 @@ from .manifest import (
     Part,
     seal,
 )
-from .root import Root, partial_name
+from .root import RESERVED_NAME, Reservation, Root, partial_name
 from .snapshot import Base, Snapshot
 
-RESERVED_NAME = "reserved.json"
-MAX_RESERVED_BYTES = 64 << 10
 #: QEMU 7.2 opens a private mapping's file for writing too, though it writes nothing.
 MEM_MODE, PART_MODE = 0o600, 0o400
-
-Kind = Literal["snapshot", "template"]
-
-
-class Reservation(Frozen):
-    """What a draft will be, for whoever begins another meanwhile."""
-
-    name: str
-    scope: str
-    owner: str
-    expected_bytes: int
-
-    @classmethod
-    def read(cls, directory: int) -> Reservation | None:
-        """Of a draft's directory; ``None`` when it has none."""
-        try:
-            return cls.model_validate_json(disk.read_part(directory, RESERVED_NAME, MAX_RESERVED_BYTES))
-        except (OSError, ValidationError, SnapshotCorrupt):
-            return None
 
 
 class Draft:
     """A context manager: what is not published at its end is discarded."""
 
-    def __init__(self, root: Root, snapshot_id: str, kind: Kind, reserved: Reservation, lock: int) -> None:
+    def __init__(self, root: Root, snapshot_id: str, reserved: Reservation, lock: int) -> None:
         self._root = root
         self._lock = lock
         self._state: Literal["open", "published", "discarded"] = "open"
         self._one_at_a_time = threading.Lock()
         self._reserved = reserved
-        self.kind = kind
+        self.kind = root.kind
         self.id = snapshot_id
         #: Where everything is written until it is published.
         self.directory = root.path / partial_name(snapshot_id)
@@ -97,6 +73,13 @@ class Draft:
 
     def __exit__(self, *_: object) -> None:
         self.discard()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # In a thread: a memory that is removed takes its time. Also when it is cancelled, the thread carries it to its end.
+        await off_loop(self.discard)
 
     def publish(self, fields: ManifestDraft, *, base: Base, notebook: bytes | None = None) -> Snapshot:
         """Make the snapshot of what the driver wrote: all of it is on the disk when this returns, or nothing is left.
@@ -182,7 +165,7 @@ class Draft:
                 if size != known.size_bytes:
                     raise SnapshotCorrupt(name, f"it has {size} bytes, its manifest says {known.size_bytes}")
                 return known
-            found = Part(file=name, sha256=digest_of(self._root.records, descriptor, name), size_bytes=size)
+            found = Part(file=name, sha256=self._root.digest_of(descriptor, name), size_bytes=size)
             if known is not None and found != known:
                 raise SnapshotCorrupt(name, "what was copied of it is not what its manifest records")
             self._root.step(f"fsync {name}")
@@ -219,4 +202,6 @@ class Draft:
                 raise
             self._state = "published"
         self._root.step("published")
-        return Snapshot(self._root.path / self.id, manifest)
+        snapshot = Snapshot(self._root.path / self.id, manifest)
+        self._root.remember(snapshot)
+        return snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,9 @@ class Snapshot:
         except OSError:
             return 0
 
-    @property
+    @functools.cached_property
     def added_bytes(self) -> int:
-        """What it added to the disk when it was taken, without what its parents and its template have; 0 when it is gone."""
+        """What it added to the disk when it was taken, without what its parents and its template have."""
         own = [self.vmstate, self.directory / MANIFEST_NAME, self.directory / NOTEBOOK]
         if self.layers:
             own.append(self.layers[-1])

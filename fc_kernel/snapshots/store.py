@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.verified import VerifiedFiles
 from ..errors import (
+    QuotaExceeded,
     SnapshotCorrupt,
     SnapshotError,
     SnapshotExists,
@@ -17,30 +19,38 @@ from ..errors import (
     SnapshotInUse,
     SnapshotNotFound,
 )
-from . import disk, finding, holding
-from .check import check_parts
+from . import disk
 from .compat import Host, check_host
-from .draft import RESERVED_NAME, Draft, Kind, Reservation
-from .holding import Hold
-from .limits import StoreLimits, check_room
-from .manifest import MANIFEST_NAME, Manifest, ManifestDraft, seal
-from .naming import check_name, check_scope, is_id, new_id, next_name
-from .root import Root, Step, no_step, partial_name
+from .disk import Hold
+from .draft import Draft
+from .layering import check_layer
+from .manifest import LAYER_PREFIX, MANIFEST_NAME, Manifest, ManifestDraft, seal
+from .naming import MIN_ID_PREFIX, check_name, check_scope, is_id, new_id, next_name
+from .root import RESERVED_NAME, Kind, Reservation, Root, Step, lineage, no_step, partial_name, removed_name
 from .snapshot import LOCK_NAME, Snapshot
 
+GIB = 1 << 30
 #: Of what makes a manifest what it is; what a change of name or description makes anew.
 _DERIVED = {"checksum"}
+#: An error's message names no more snapshots than these.
+MAX_NAMED = 12
 
-Named = Snapshot | Reservation
-#: Of which a method takes the name.
-list_of = list
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """Snapshots of one owner, their bytes on the disk (shared ones once), and what must stay free on the disk."""
+
+    max_snapshots: int = 100
+    max_bytes: int = 64 * GIB
+    min_free_bytes: int = 1 * GIB
 
 
 class SnapshotStore:
     """One owner's snapshots in ``root``; nothing outside it is ever opened.
 
-    Those of another owner in the same directory are not found, listed, counted or changed. Methods block for a moment and
-    may be called from any thread. ``records`` remembers digests; stores that share files share it.
+    Those of another owner in the same directory are not found, listed, counted or changed. Methods read and write files, and
+    may wait for another process: call them in a thread, never on an event loop. Only :meth:`known_lineage` does not.
+    ``records`` remembers digests; stores that share files share it.
     """
 
     kind: Kind = "snapshot"
@@ -56,7 +66,7 @@ class SnapshotStore:
     ) -> None:
         self.owner = owner
         self.limits = limits or StoreLimits()
-        self._root = Root(root, records, step)
+        self._root = Root(root, records, owner=owner, kind=self.kind, step=step)
 
     @property
     def root(self) -> Path:
@@ -72,26 +82,45 @@ class SnapshotStore:
         check_scope(scope)
         if name is not None:
             check_name(name)
-        with disk.explained("begin a snapshot"), self._root.locked() as root:
-            self._root.sweep(root)
-            drafts = list(self._drafts(root))
-            others: list_of[Named] = [*self._sound(root), *(draft for draft, _ in drafts)]
-            taken = {each.name for each in others if each.scope == scope}
-            if name is None:
-                name = next_name(taken)
-            if name in taken:
-                raise SnapshotExists(f"there is a snapshot {name!r} already; choose another name, or remove it first")
-            check_room(
-                self.limits,
-                root,
-                count=len(self._counted(root)) + len(drafts),
-                used_bytes=self._used_bytes(root),
-                expected_bytes=expected_bytes,
-                drafts_bytes=sum(max(0, draft.expected_bytes - written) for draft, written in drafts),
+        with disk.explained("begin a snapshot"):
+            self._root.sweep()
+            with self._root.locked() as root:
+                taken = self._names_in(root, scope)
+                if name is None:
+                    name = next_name(taken)
+                if name in taken:
+                    raise _exists(name)
+                self._check_room(root, expected_bytes)
+                reserved = Reservation(name=name, scope=scope, owner=self.owner, expected_bytes=expected_bytes)
+                return self._reserve(root, reserved)
+
+    def _names_in(self, root: int, scope: str, but: str = "") -> set[str]:
+        """Names that are taken in a scope, also by drafts; ``but`` is the id of a snapshot whose name does not count."""
+        names = {each.name for each in self._root.sound(root) if each.scope == scope and each.id != but}
+        return names | {draft.name for draft, _ in self._root.drafts(root) if draft.scope == scope}
+
+    def _check_room(self, root: int, expected_bytes: int) -> None:
+        """Whether the owner may make one more, and it fits; raises :class:`~fc_kernel.errors.QuotaExceeded`."""
+        drafts = list(self._root.drafts(root))
+        count = len(self._root.counted(root)) + len(drafts)
+        if count >= self.limits.max_snapshots:
+            raise QuotaExceeded(
+                f"there are {count} snapshots, and {self.limits.max_snapshots} are allowed; "
+                "remove some: fc-kernel snapshot rm NAME"
             )
-            return self._reserve(
-                root, Reservation(name=name, scope=scope, owner=self.owner, expected_bytes=expected_bytes)
+        promised_bytes = sum(max(0, draft.expected_bytes - written) for draft, written in drafts)
+        needed_bytes = self._root.used_bytes(root) + promised_bytes + expected_bytes
+        if needed_bytes > self.limits.max_bytes:
+            raise QuotaExceeded(
+                f"snapshots would take {disk.mib(needed_bytes)}, and {disk.mib(self.limits.max_bytes)} are allowed; "
+                "remove some: fc-kernel snapshot rm NAME"
             )
+        disk.check_room(
+            root,
+            expected_bytes=expected_bytes,
+            promised_bytes=promised_bytes,
+            min_free_bytes=self.limits.min_free_bytes,
+        )
 
     def _reserve(self, root: int, reserved: Reservation) -> Draft:
         snapshot_id = new_id()
@@ -110,52 +139,47 @@ class SnapshotStore:
                 self._root.step("reserve")
                 disk.write_file(here, RESERVED_NAME, reserved.model_dump_json().encode(), durable=False)
             undo.pop_all()
-        return Draft(self._root, snapshot_id, self.kind, reserved, lock)
+        return Draft(self._root, snapshot_id, reserved, lock)
 
     def _undo_reserve(self, root: int, partial: str) -> None:
         with contextlib.suppress(OSError):
             disk.remove_tree(root, partial)
 
     def list(self, *, scope: str | None = None) -> list[Snapshot]:
-        """Those that are complete and can be read, oldest first."""
+        """The snapshots that are complete and can be read, oldest first; ``scope`` ``None`` is all scopes."""
         try:
             with self._opened() as root:
-                return finding.of(self._sound(root), scope)
+                return [each for each in self._root.sound(root) if scope in (None, each.scope)]
         except FileNotFoundError:
             return []
 
-    def broken(self) -> list_of[tuple[str, SnapshotError]]:
-        """Ids of those whose manifest cannot be used, and why not."""
-        found: list_of[tuple[str, SnapshotError]] = []
+    def broken(self) -> dict[str, SnapshotError]:
+        """By id, the snapshots whose manifest cannot be used, and why."""
+        found: dict[str, SnapshotError] = {}
         with contextlib.suppress(FileNotFoundError), self._opened() as root:
             for name in self._root.names(root):
                 try:
                     self._root.read(root, name)
                 except SnapshotError as error:
-                    found.append((name, error))
+                    found[name] = error
                 except FileNotFoundError:
                     continue
         return found
 
     def get(self, ref: str, *, scope: str | None = None) -> Snapshot:
-        """By name within the scope, or id, or an id's beginning of at least 6 digits.
+        """The snapshot that ``ref`` means: its id, its name within the scope, or at least 6 digits its id begins with.
 
         Raises :class:`~fc_kernel.errors.SnapshotNotFound`, also where it could be several, and for an id what keeps it from
         being read.
         """
+        snapshots = self.list(scope=scope)
         try:
-            with self._opened() as root:
-                snapshots = finding.of(self._sound(root), scope)
-                try:
-                    return finding.find(snapshots, ref)
-                except SnapshotNotFound:
-                    # Says what is wrong with it.
-                    if is_id(ref) and scope is None:
-                        with contextlib.suppress(FileNotFoundError):
-                            self._root.read(root, ref)
-                    raise
-        except FileNotFoundError:
-            raise SnapshotNotFound(f"there is no snapshot {ref!r}, and no other") from None
+            return _meant(snapshots, ref)
+        except SnapshotNotFound:
+            # Says what is wrong with it.
+            if is_id(ref) and scope is None and (error := self.broken().get(ref)) is not None:
+                raise error from None
+            raise
 
     def rename(self, snapshot: Snapshot, name: str) -> Snapshot:
         """Give it another name; raises as :meth:`begin`, and :class:`~fc_kernel.errors.SnapshotNotFound`."""
@@ -167,21 +191,18 @@ class SnapshotStore:
 
     def _rewrite(self, snapshot: Snapshot, **changes: str) -> Snapshot:
         with self._changing(f"change the snapshot {snapshot.name!r}", snapshot) as root:
-            found = self._own(root, snapshot.id)
-            if (name := changes.get("name")) is not None:
-                others: list_of[Named] = [other for other in self._sound(root) if other.id != found.id]
-                others += [draft for draft, _ in self._drafts(root)]
-                if any(each.name == name and each.scope == found.scope for each in others):
-                    raise SnapshotExists(
-                        f"there is a snapshot {name!r} already; choose another name, or remove it first"
-                    )
+            found = self._root.read(root, snapshot.id)
+            if (name := changes.get("name")) is not None and name in self._names_in(root, found.scope, but=found.id):
+                raise _exists(name)
             own = Manifest.model_fields.keys() - _DERIVED - ManifestDraft.model_fields.keys()
             fields = {name: getattr(found.manifest, name) for name in own}
             manifest = seal(found.manifest.model_copy(update=changes), **{**fields, **changes})
             self._root.step("rewrite")
             with disk.directory(snapshot.id, root) as here:
                 disk.replace_file(here, MANIFEST_NAME, manifest.to_bytes())
-            return Snapshot(found.directory, manifest)
+            changed = Snapshot(found.directory, manifest)
+            self._root.remember(changed)
+            return changed
 
     def delete(self, snapshot: Snapshot | str, *, force: bool = False) -> None:
         """Remove it, or a broken one by its id; other snapshots keep what they share with it.
@@ -193,39 +214,40 @@ class SnapshotStore:
         shown = snapshot if isinstance(snapshot, str) else snapshot.name
         if not is_id(snapshot_id):
             raise SnapshotNotFound(f"there is no snapshot of the id {snapshot_id!r}")
-        with self._changing(f"remove the snapshot {shown!r}", snapshot) as root:
-            with contextlib.suppress(SnapshotCorrupt, SnapshotIncompatible):
-                self._own(root, snapshot_id)
-            self._delete(root, snapshot_id, shown, force=force)
+        removing = f"remove the snapshot {shown!r}"
+        with self._changing(removing, snapshot) as root:
+            self._hide(root, snapshot_id, shown, force=force)
+        # Files take their time: nobody else waits for them at the lock. A removal that is killed is completed by a sweep.
+        with disk.explained(removing), self._root.opened() as root:
+            self._root.step("remove")
+            self._root.remove_tree(root, removed_name(snapshot_id))
 
-    def _delete(self, root: int, snapshot_id: str, shown: str, *, force: bool) -> None:
+    def _hide(self, root: int, snapshot_id: str, shown: str, *, force: bool) -> None:
+        """Take it out of sight, so that half a snapshot is never seen."""
+        with contextlib.suppress(SnapshotCorrupt, SnapshotIncompatible):
+            self._root.read(root, snapshot_id)
         with ExitStack() as stack:
             # What has no lock, or is no directory, is in nobody's use.
             with contextlib.suppress(SnapshotCorrupt, NotADirectoryError):
                 here = stack.enter_context(disk.directory(snapshot_id, root))
                 lock = stack.enter_context(disk.part(here, LOCK_NAME, os.O_RDWR))
-                if not holding.is_free(lock) and not force:
-                    pids = ", ".join(str(pid) for pid in holding.holders(lock))
+                if not disk.lock(lock) and not force:
+                    pids = ", ".join(str(pid) for pid in disk.holders(lock))
                     by = f" by process {pids}" if pids else ""
                     raise SnapshotInUse(f"the snapshot {shown!r} is in use{by}; end the kernels that run from it first")
-            # First out of sight, so that half a snapshot is never seen; a removal that is killed is completed by a sweep.
-            removed = f".{snapshot_id}.removed"
             self._root.step("hide")
-            os.rename(snapshot_id, removed, src_dir_fd=root, dst_dir_fd=root)
+            os.rename(snapshot_id, removed_name(snapshot_id), src_dir_fd=root, dst_dir_fd=root)
+            self._root.forget(snapshot_id)
             os.fsync(root)
-            self._root.step("remove")
-            self._root.remove_tree(root, removed)
 
     def hold(self, snapshot: Snapshot) -> Hold:
         """Keep it from being removed until the hold is closed; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
         with self._changing(f"hold the snapshot {snapshot.name!r}", snapshot) as root, ExitStack() as undo:
-            if snapshot.owner != self.owner:
-                raise _gone(snapshot.name)
             with disk.directory(snapshot.id, root) as here:
                 lock = disk.open_part(here, LOCK_NAME, os.O_RDWR)
             undo.callback(os.close, lock)
             if not disk.lock(lock, shared=True):
-                raise SnapshotInUse(f"the snapshot {snapshot.name!r} is locked by process {holding.holders(lock)}")
+                raise SnapshotInUse(f"the snapshot {snapshot.name!r} is locked by process {disk.holders(lock)}")
             # When it was last used.
             os.utime(lock)
             undo.pop_all()
@@ -234,29 +256,26 @@ class SnapshotStore:
     def in_use(self, snapshot: Snapshot) -> bool:
         """Whether somebody holds it."""
         with self._changing("look at a snapshot", snapshot) as root:
-            return self._is_held(root, snapshot.id)
-
-    def _is_held(self, root: int, snapshot_id: str) -> bool:
-        try:
-            with disk.directory(snapshot_id, root) as here, disk.part(here, LOCK_NAME, os.O_RDWR) as lock:
-                return not holding.is_free(lock)
-        except SnapshotCorrupt:
-            return False
+            try:
+                with disk.directory(snapshot.id, root) as here, disk.part(here, LOCK_NAME, os.O_RDWR) as lock:
+                    return not disk.lock(lock)
+            except SnapshotCorrupt:
+                return False
 
     def check(self, snapshot: Snapshot, here: Host | None = None) -> None:
         """Whether it can be loaded on this host, and every file of it is what was saved.
 
         Raises :class:`~fc_kernel.errors.SnapshotNotFound`, :class:`~fc_kernel.errors.SnapshotIncompatible` and
-        :class:`SnapshotCorrupt`. Reads what has not been read lately: call it in a thread.
+        :class:`SnapshotCorrupt`. Reads what has not been read lately.
         """
         try:
             with self._opened() as root:
-                found = self._own(root, snapshot.id, anew=True)
+                found = self._root.read(root, snapshot.id, anew=True)
                 if here is not None:
                     check_host(found.manifest, here)
                 with disk.directory(snapshot.id, root) as directory:
                     try:
-                        check_parts(found, directory, self._root.records)
+                        self._check_parts(found, directory)
                     except SnapshotCorrupt:
                         self._root.check_there(root, snapshot.id)
                         raise
@@ -265,27 +284,51 @@ class SnapshotStore:
         except OSError as error:
             raise SnapshotCorrupt(snapshot.id, f"it cannot be read: {error.strerror}") from error
 
-    def lineage(self, snapshot: Snapshot) -> list_of[Snapshot]:
-        """It and those that it comes from, oldest first, as far as they are still there."""
-        return finding.lineage(self.list(), snapshot)
+    def _check_parts(self, snapshot: Snapshot, here: int) -> None:
+        """Compare every file of an open snapshot directory with the manifest, before anything of it reaches a monitor."""
+        for part in snapshot.manifest.parts:
+            try:
+                with disk.part(here, part.file) as descriptor:
+                    size = os.fstat(descriptor).st_size
+                    if size != part.size_bytes:
+                        raise SnapshotCorrupt(part.file, f"it has {size} bytes, the manifest says {part.size_bytes}")
+                    found = self._root.digest_of(descriptor, part.file)
+                if found != part.sha256:
+                    raise SnapshotCorrupt(part.file, f"its digest is {found}, the manifest says {part.sha256}")
+                if part.file.startswith(LAYER_PREFIX):
+                    check_layer(snapshot.directory / part.file, snapshot.manifest.mem_size_bytes)
+            except OSError as error:
+                raise SnapshotCorrupt(part.file, f"it cannot be read: {error.strerror or error}") from error
+
+    def lineage(self, snapshot: Snapshot) -> tuple[Snapshot, ...]:
+        """It and its ancestors, oldest first, as far as they are still there."""
+        return lineage(self.list(), snapshot)
+
+    def known_lineage(self, snapshot: Snapshot) -> tuple[Snapshot, ...]:
+        """As :meth:`lineage`, but as the store last saw them: reads no file, and may be called on an event loop.
+
+        What this process reads, takes, renames or removes is known at once; a change by another process is known when this
+        one reads the store again.
+        """
+        return lineage(self._root.known(), snapshot)
 
     def disk_bytes(self, snapshot: Snapshot | None = None) -> int:
         """What a snapshot's removal would free; without one, what all take on the disk, shared files once."""
         try:
             with self._opened() as root:
                 if snapshot is None:
-                    return self._used_bytes(root)
+                    return self._root.used_bytes(root)
                 with disk.directory(snapshot.id, root) as here:
                     return sum(disk.real_bytes(found) for found in disk.stats_of(here) if found.st_nlink == 1)
         except FileNotFoundError:
             return 0
 
-    def sweep(self) -> list_of[str]:
+    def sweep(self) -> Sequence[str]:
         """Remove what dead writers left; returns the names of the directories."""
         if not self.root.exists():
             return []
-        with disk.explained("clean up the snapshots"), self._root.locked() as root:
-            return self._root.sweep(root)
+        with disk.explained("clean up the snapshots"):
+            return self._root.sweep()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -295,61 +338,41 @@ class SnapshotStore:
 
     @contextlib.contextmanager
     def _changing(self, doing: str, snapshot: Snapshot | str) -> Iterator[int]:
-        """The locked root; what is not there, or there no more, is one error."""
+        """The locked root; a snapshot that is not there, or is another owner's, is one error."""
         shown = snapshot if isinstance(snapshot, str) else snapshot.name
         with disk.explained(doing):
             try:
-                if not self.root.exists():
+                if not self.root.exists() or (isinstance(snapshot, Snapshot) and snapshot.owner != self.owner):
                     raise _gone(shown)
                 with self._root.locked() as root:
                     yield root
             except FileNotFoundError:
                 raise _gone(shown) from None
 
-    def _sound(self, root: int) -> list_of[Snapshot]:
-        found = []
-        for name in self._root.names(root):
-            with contextlib.suppress(SnapshotError, FileNotFoundError):
-                snapshot = self._root.read(root, name)
-                if snapshot.kind == self.kind and snapshot.owner == self.owner:
-                    found.append(snapshot)
-        return sorted(found, key=lambda snapshot: (snapshot.created, snapshot.id))
 
-    def _own(self, root: int, snapshot_id: str, *, anew: bool = False) -> Snapshot:
-        """Read one; that of another owner is not there."""
-        found = self._root.read(root, snapshot_id, anew=anew)
-        if found.owner != self.owner:
-            raise FileNotFoundError(snapshot_id)
-        return found
+def _meant(snapshots: Sequence[Snapshot], ref: str) -> Snapshot:
+    found = [snapshot for snapshot in snapshots if snapshot.id == ref]
+    found = found or [snapshot for snapshot in snapshots if snapshot.name == ref]
+    if not found and len(ref) >= MIN_ID_PREFIX:
+        found = [snapshot for snapshot in snapshots if snapshot.id.startswith(ref)]
+    if len(found) == 1:
+        return found[0]
+    shown = repr(ref[:80])
+    if found:
+        ids = [f"{each.id} ({each.name} of {each.scope[:80]})" for each in found]
+        raise SnapshotNotFound(f"{shown} could be any of: {_newest(ids)}; say which by its id")
+    if not snapshots:
+        raise SnapshotNotFound(f"there is no snapshot {shown}, and no other")
+    raise SnapshotNotFound(f"there is no snapshot {shown}; there are: {_newest([each.name for each in snapshots])}")
 
-    def _counted(self, root: int) -> list_of[str]:
-        """Names of the directories that count: the owner's, and those that do not tell whose they are."""
-        return [name for name in self._root.names(root) if not self._is_of_another(root, name)]
 
-    def _is_of_another(self, root: int, name: str) -> bool:
-        try:
-            return self._root.read(root, name).owner != self.owner
-        except (SnapshotError, OSError):
-            return False
+def _newest(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[-MAX_NAMED:]) + more
 
-    def _drafts(self, root: int) -> Iterator[tuple[Reservation, int]]:
-        """What is being made, and what is written of it."""
-        for name in self._root.hidden(root, ".partial"):
-            with contextlib.suppress(OSError), disk.directory(name, root) as here:
-                reserved = Reservation.read(here)
-                if reserved is not None and reserved.owner == self.owner:
-                    written = sum(disk.real_bytes(found) for found in disk.stats_of(here) if found.st_nlink == 1)
-                    yield reserved, written
 
-    def _used_bytes(self, root: int) -> int:
-        inodes: dict[tuple[int, int], int] = {}
-        for name in (*self._counted(root), *self._root.hidden(root, "")):
-            with contextlib.suppress(OSError), disk.directory(name, root) as here:
-                reserved = Reservation.read(here)
-                if reserved is not None and reserved.owner != self.owner:
-                    continue
-                inodes.update({(found.st_dev, found.st_ino): disk.real_bytes(found) for found in disk.stats_of(here)})
-        return sum(inodes.values())
+def _exists(name: str) -> SnapshotExists:
+    return SnapshotExists(f"there is a snapshot {name!r} already; choose another name, or remove it first")
 
 
 def _gone(name: str) -> SnapshotNotFound:

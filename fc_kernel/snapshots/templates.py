@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.verified import VerifiedFiles
 from ..errors import SnapshotInUse, SnapshotNotFound
 from .compat import Difference, Host, differences
-from .draft import Draft, Kind
-from .holding import Hold
-from .limits import GIB, StoreLimits
+from .disk import Hold
+from .draft import Draft
 from .manifest import ManifestDraft
-from .root import Step, no_step
+from .root import Kind, Step, no_step
 from .snapshot import LOCK_NAME, Snapshot
-from .store import SnapshotStore
+from .store import GIB, SnapshotStore, StoreLimits
 
 SCOPE = "templates"
 DAY_S = 24 * 3600.0
@@ -119,13 +118,13 @@ class TemplateStore:
         """As :meth:`SnapshotStore.disk_bytes`."""
         return self._store.disk_bytes(template)
 
-    def sweep(self, *, room_bytes: int = 0) -> list_of[str]:
+    def sweep(self, *, room_bytes: int = 0) -> Sequence[str]:
         """Remove broken templates, those unused for long, and of the others the longest unused until there is room.
 
         One that is held stays. Returns the ids.
         """
         self._store.sweep()
-        removed = [broken for broken, _ in self._store.broken() if self._remove(broken)]
+        removed = [broken for broken in self._store.broken() if self._remove(broken)]
         now = time.time()
         by_use = sorted((_used(template), template.id) for template in self._store.list())
         for used, template in by_use:
@@ -139,9 +138,6 @@ class TemplateStore:
             self._store.delete(template)
             return True
         return False
-
-
-list_of = list
 
 
 def _name(key: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
+from ..base.tasks import off_loop
 from ..errors import FcKernelError
 from ..machine.load import load, spec_for_load
 from ..machine.machine import Machine
@@ -49,8 +51,12 @@ class Pool:
         while machines:
             machine = machines.popleft()
             if machine.vmm.state in (VmmState.PAUSED, VmmState.RUNNING):
-                with contextlib.suppress(OSError):
-                    relabel(machine.vmm.plan.run_dir, labels)
+                try:
+                    with contextlib.suppress(OSError):
+                        await off_loop(functools.partial(relabel, machine.vmm.plan.run_dir, labels))
+                except BaseException:
+                    self._spawn(machine.aclose())
+                    raise
                 self.refill(want)
                 return machine
             log.warning("VM %s of the pool has ended: %s", machine.vmm.plan.vm_id, machine.vmm.state)

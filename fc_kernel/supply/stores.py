@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..base.verified import VerifiedFiles
 from ..settings.tenant import Tenant
-from ..snapshots.limits import StoreLimits
-from ..snapshots.store import SnapshotStore
+from ..snapshots.store import SnapshotStore, StoreLimits
 from ..snapshots.templates import TemplateStore
 
 RECORDS_NAME = "snapshot-digests.json"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..base.tasks import off_loop
 from ..errors import (
     FcKernelError,
     ImageNotFound,
@@ -22,6 +24,7 @@ from ..machine.machine import Machine
 from ..settings.resolve import Resolved
 from ..settings.spec import NetworkInterface, SnapshotRef, VmSpec
 from ..settings.tenant import Tenant
+from ..snapshots.disk import Hold
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
 from ..vmm.monitors import Choice, best_monitor, choose_monitor
@@ -56,16 +59,15 @@ class Supply:
         Raises :class:`~fc_kernel.errors.ConfigError` or :class:`~fc_kernel.errors.LaunchError`; then nothing is left.
         """
         await self.reap()
-        loop = asyncio.get_running_loop()
-        choice = await loop.run_in_executor(None, choose_monitor, resolved, self.config)
+        choice = await off_loop(functools.partial(choose_monitor, resolved, self.config))
         why = why_not(resolved, self.config)
         if why is None and choice.snapshots:
-            want = await loop.run_in_executor(None, self._wanted, choice, resolved, python)
+            want = await off_loop(functools.partial(self._wanted, choice, resolved, python=python))
             if (machine := await self._from_template(want, labels)) is not None:
                 return machine
         return await Machine.boot(resolved, self.tenant, labels=labels, choice=choice)
 
-    def _wanted(self, choice: Choice, resolved: Resolved, python: bool) -> Wanted:
+    def _wanted(self, choice: Choice, resolved: Resolved, *, python: bool) -> Wanted:
         image = self._image(resolved.image) if choice.needs_image else None
         return wanted(image, choice, resolved, self.config, python=python)
 
@@ -74,11 +76,10 @@ class Supply:
 
         Raises :class:`~fc_kernel.errors.FcKernelError` when the host can run no kernel at all.
         """
-        loop = asyncio.get_running_loop()
-        choice = await loop.run_in_executor(None, choose_monitor, resolved, self.config)
+        choice = await off_loop(functools.partial(choose_monitor, resolved, self.config))
         if why_not(resolved, self.config) is not None or not choice.snapshots:
             return False
-        want = await loop.run_in_executor(None, self._wanted, choice, resolved, True)
+        want = await off_loop(functools.partial(self._wanted, choice, resolved, python=True))
         held = await self.templates.hold(want)
         if held is not None:
             held[1].close()
@@ -118,7 +119,7 @@ class Supply:
                 # Of another notebook, perhaps: then by its id, or by a name that is the only one.
                 return self.snapshots.get(ref.snapshot_id)
 
-        snapshot = await asyncio.get_running_loop().run_in_executor(None, find)
+        snapshot = await off_loop(find)
         if ref.vm_id != snapshot.manifest.vm_id:
             raise SnapshotNotFound(
                 f"the VM {ref.vm_id!r} has no snapshot {ref.snapshot_id!r}; that one is of the VM {snapshot.manifest.vm_id!r}"
@@ -139,13 +140,8 @@ class Supply:
         :class:`~fc_kernel.errors.LaunchError` afterwards.
         """
         await self.reap()
-        loop = asyncio.get_running_loop()
-        hold = self.snapshots.hold(snapshot)
-        try:
-            choice, spec = await loop.run_in_executor(None, self._place, snapshot, resolved)
-        except BaseException:
-            hold.close()
-            raise
+        choose = functools.partial(self._hold, snapshot, resolved)
+        hold, choice, spec = await off_loop(choose, undo=lambda held: held[0].close())
         return await load(
             snapshot,
             hold,
@@ -157,6 +153,15 @@ class Supply:
             labels=labels,
             overrides=overrides,
         )
+
+    def _hold(self, snapshot: Snapshot, resolved: Resolved) -> tuple[Hold, Choice, VmSpec]:
+        """The snapshot, checked and held."""
+        hold = self.snapshots.hold(snapshot)
+        try:
+            return hold, *self._place(snapshot, resolved)
+        except BaseException:
+            hold.close()
+            raise
 
     def _place(self, snapshot: Snapshot, resolved: Resolved) -> tuple[Choice, VmSpec]:
         """The monitor and the files for a snapshot, which decides about both, once it is checked."""
@@ -191,7 +196,7 @@ class Supply:
 async def _reap(run_dir: Path) -> None:
     # What a killed server left is ended before anything new is started; it must not keep a kernel from starting.
     try:
-        for vm in await asyncio.get_running_loop().run_in_executor(None, reap, run_dir):
+        for vm in await off_loop(functools.partial(reap, run_dir)):
             log.warning("VM %s of a dead server: %s", vm.vm_id, vm.outcome)
     except (FcKernelError, OSError) as error:
         log.warning("nothing of a dead server could be ended: %s", error)

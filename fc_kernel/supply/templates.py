@@ -11,6 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from ..base.tasks import off_loop
 from ..errors import FcKernelError, SnapshotError, SnapshotExists
 from ..images.initramfs import agent_digest
 from ..images.store import Image
@@ -21,7 +22,8 @@ from ..settings.config import FcKernelConfig
 from ..settings.resolve import Resolved
 from ..settings.spec import VmSpec
 from ..settings.tenant import Tenant
-from ..snapshots.holding import Hold
+from ..snapshots.disk import Hold
+from ..snapshots.draft import Draft
 from ..snapshots.manifest import Cpu, ManifestDraft
 from ..snapshots.snapshot import Snapshot
 from ..vmm.base import Capability
@@ -119,7 +121,7 @@ class Templates:
             return found
 
     async def _find(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
-        return await asyncio.get_running_loop().run_in_executor(None, self._find_now, want)
+        return await off_loop(functools.partial(self._find_now, want), undo=_let_go)
 
     def _find_now(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
         try:
@@ -144,12 +146,11 @@ class Templates:
 
     async def _make(self, want: Wanted) -> None:
         """Boot, start the kernel, save, end the VM."""
-        loop = asyncio.get_running_loop()
         since = time.monotonic()
         resolved, choice = want.resolved, want.choice
         spec = resolved.spec
         begin = functools.partial(self.store.begin, want.key, expected_bytes=(spec.mem_size_mib or 0) << 20)
-        with await loop.run_in_executor(None, begin) as draft:
+        async with await off_loop(begin, undo=Draft.discard) as draft:
             machine = await Machine.boot(resolved, self._tenant, labels={"template": want.image_name}, choice=choice)
             try:
                 if Capability.SNAPSHOT not in machine.vmm.capabilities:
@@ -160,10 +161,13 @@ class Templates:
                     state = capture.kernel_state(frozen, key)
                     return manifest_of(machine).model_copy(update={"kernel": state, "template_key": want.key})
 
-                for stale in await loop.run_in_executor(
-                    None,
-                    self.store.others,
-                    describe(capture.Frozen(instance=INSTANCE, language="python") if want.python else capture.Frozen()),
+                for stale in await off_loop(
+                    functools.partial(
+                        self.store.others,
+                        describe(
+                            capture.Frozen(instance=INSTANCE, language="python") if want.python else capture.Frozen()
+                        ),
+                    )
                 ):
                     log.info(
                         "image %s gets a new template: %s was %s, is %s",
@@ -175,7 +179,7 @@ class Templates:
                 await capture.take(machine, draft, describe, hooks=False)
             finally:
                 await machine.aclose()
-        await loop.run_in_executor(None, self.store.sweep)
+        await off_loop(self.store.sweep)
         log.info("the template of image %s was made in %.1f s", want.image_name, time.monotonic() - since)
 
     async def _start_kernel(self, machine: Machine, want: Wanted) -> bytes:
@@ -190,6 +194,11 @@ class Templates:
             instance=INSTANCE,
         )
         return key
+
+
+def _let_go(held: tuple[Snapshot, Hold] | None) -> None:
+    if held is not None:
+        held[1].close()
 
 
 def manifest_of(machine: Machine) -> ManifestDraft:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fc_kernel.memory import digest, pages
-from fc_kernel.snapshots import archive, check, disk, draft, export, holding, layering, limits, root, store
+from fc_kernel.snapshots import archive, disk, draft, export, layering, root, store
 
-MODULES: list[ModuleType] = [archive, check, digest, disk, draft, export, holding, layering, limits, root, store, pages]
+MODULES: list[ModuleType] = [archive, digest, disk, draft, export, layering, root, store, pages]
 #: What changes something on the disk.
 CHANGES = frozenset(
     {"open", "write", "pwrite", "fsync", "link", "rename", "unlink", "mkdir", "fchmod", "ftruncate", "utime"}

@@ -194,7 +194,7 @@ def test_a_disk_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.EIO, "Input/output error")
 
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr("fc_kernel.snapshots.check.memory_digest", broken)
+    monkeypatch.setattr("fc_kernel.snapshots.root.memory_digest", broken)
     with pytest.raises(SnapshotCorrupt, match=r"mem: .*Input/output error"):
         store.check(saved)
 

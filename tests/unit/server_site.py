@@ -27,10 +27,9 @@ from fc_kernel.errors import FcKernelError, LimitError, SnapshotNotFound
 from fc_kernel.server.extension import Extension, load
 from fc_kernel.sessions.fork import ForkInfo
 from fc_kernel.settings.spec import SnapshotRef, VmSpec
-from fc_kernel.snapshots.limits import StoreLimits
 from fc_kernel.snapshots.manifest import Cpu, ImageRef, ManifestDraft
 from fc_kernel.snapshots.snapshot import Base, Snapshot
-from fc_kernel.snapshots.store import SnapshotStore
+from fc_kernel.snapshots.store import SnapshotStore, StoreLimits
 
 from ..snapshots_made import store_in
 

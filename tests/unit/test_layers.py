@@ -68,7 +68,6 @@ SMALL = {
     "settings.monitors": "the table of names that settings, schema, configuration and the drivers share",
     "settings.tier": "a word of the settings, the drivers and the API, which do not import each other",
     "snapshots": "what the package exports",
-    "snapshots.check": "what is checked of a snapshot's files, apart from what is kept of them",
     "supply.stores": "made from the configuration, by whoever has one",
     "testing": "what the package exports; also in a guest under test, so it must import nothing",
     "testing.conformance": "what the package exports",

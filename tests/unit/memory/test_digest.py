@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fc_kernel.base.verified import VerifiedFiles
 from fc_kernel.errors import SnapshotCorrupt
 from fc_kernel.memory.digest import BLOCK_BYTES, memory_digest
-from fc_kernel.snapshots import SnapshotStore, TemplateStore, check
+from fc_kernel.snapshots import SnapshotStore, TemplateStore, root
 
 from ...snapshots_made import page, save, store_in, write_sparse
 from ..snapshots.test_templates import make
@@ -99,7 +99,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         inodes.append(os.fstat(descriptor).st_ino)
         return real(descriptor)
 
-    monkeypatch.setattr(check, "memory_digest", counting)
+    monkeypatch.setattr(root, "memory_digest", counting)
     return inodes
 
 

@@ -23,7 +23,7 @@ from fc_kernel.errors import (
     SpecError,
 )
 from fc_kernel.snapshots import Snapshot, SnapshotStore, export_snapshot, import_snapshot
-from fc_kernel.snapshots.limits import StoreLimits
+from fc_kernel.snapshots.store import StoreLimits
 
 from ...snapshots_made import MIB, SCOPE, directories, memory, page, save, store_in
 

@@ -18,10 +18,9 @@ from fc_kernel.errors import (
     StateError,
 )
 from fc_kernel.settings.spec import VmSpec
-from fc_kernel.snapshots.limits import StoreLimits
 from fc_kernel.snapshots.manifest import MAX_LAYERS
 from fc_kernel.snapshots.snapshot import Base
-from fc_kernel.snapshots.store import SnapshotStore
+from fc_kernel.snapshots.store import SnapshotStore, StoreLimits
 
 from ...snapshots_made import (
     MEM_MIB,
@@ -46,7 +45,7 @@ def store(tmp_path: Path) -> SnapshotStore:
 
 def test_an_empty_store_is_not_made_by_looking(store: SnapshotStore) -> None:
     assert store.list() == []
-    assert store.broken() == []
+    assert store.broken() == {}
     assert store.sweep() == []
     assert store.disk_bytes() == 0
     with pytest.raises(SnapshotNotFound, match="no snapshot 'x', and no other"):
@@ -354,7 +353,7 @@ def test_a_broken_one_is_told_and_can_be_removed(store: SnapshotStore) -> None:
     saved = save(store)
     (saved.directory / "manifest.json").unlink()
     assert store.list() == []
-    ((broken, why),) = store.broken()
+    ((broken, why),) = store.broken().items()
     assert broken == saved.id
     assert "manifest.json: it is missing" in str(why)
     with pytest.raises(SnapshotError, match="missing"):
