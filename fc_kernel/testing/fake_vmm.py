@@ -31,7 +31,8 @@ from ..errors import (
 )
 from ..settings.tier import Tier
 from ..vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmExit, VmmState
-from ..vmm.process import MonitorProcess, ResourceLimits
+from ..vmm.launch import Launch, ResourceLimits
+from ..vmm.process import MonitorProcess
 from ..vmm.process_vmm import ProcessVmm
 from . import guest_services
 from .scripted_guest.faults import Faults
@@ -179,11 +180,10 @@ class FakeVmm(ProcessVmm):
         self._state = VmmState.STARTING
         async with contextlib.AsyncExitStack() as on_failure:
             on_failure.push_async_callback(self.aclose)
-            self._process = MonitorProcess.spawn(
-                [sys.executable, "-B", *argv],
-                cwd=self.plan.run_dir,
+            launch = Launch(
+                argv=[sys.executable, "-B", *argv],
                 limits=ResourceLimits(MAX_FILE_BYTES),
-                console=self._console,
+                lifetime=self.plan.lifetime,
                 env={
                     "PATH": os.environ.get("PATH", os.defpath),
                     "HOME": os.environ.get("HOME", "/"),
@@ -192,18 +192,18 @@ class FakeVmm(ProcessVmm):
                 },
                 pass_fds=pass_fds,
             )
-            self._undo.push_async_callback(self._process.aclose)
+            process = await self._spawn_in(await self._enter(), launch)
             try:
                 async with asyncio.timeout(self.plan.start_timeout_s):
                     serving = self._listening() if first is None else self._ask(first[0], **first[1])
-                    await self._process.guard("the agent", asyncio.ensure_future(serving))
+                    await process.guard("the agent", asyncio.ensure_future(serving))
             except TimeoutError:
                 raise LaunchError(
                     f"the agent did not listen within {self.plan.start_timeout_s:g} s", console=self._console.tail()
                 ) from None
             except (MonitorExited, MonitorApiError) as error:
                 raise LaunchError(f"the agent could not start: {error}", console=self._console.tail()) from error
-            self._process.record(self.plan.run_dir, vm_id=self.plan.vm_id, monitor=self.name, labels=self.plan.labels)
+            self._record(process)
             self._state = VmmState.RUNNING
             on_failure.pop_all()
 

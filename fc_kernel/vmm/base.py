@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 from ..settings.spec import NetworkInterface, VmSpec
 from ..settings.tier import Tier
+from .launch import Lifetime
 
 
 class Capability(Enum):
@@ -57,7 +58,8 @@ class BootPlan:
     ``boot_args``, ``rootfs_read_only`` and ``track_dirty_pages`` are set. ``initrd`` is not a field of the reference
     ``VmSpec``; it comes from the image. For a :meth:`Vmm.load` the spec is that of the VM that was saved, as far as it is
     known: the snapshot has a machine of its own. ``run_dir`` is the VM's private 0700 directory, which the driver may fill but
-    does not remove. ``start_timeout_s`` bounds :meth:`Vmm.start`, not the guest's own boot.
+    does not remove. ``start_timeout_s`` bounds :meth:`Vmm.start`, not the guest's own boot. ``lifetime`` says whether the
+    monitor goes on when its owner dies; :meth:`Vmm.aclose` ends it either way.
     """
 
     vm_id: str
@@ -65,18 +67,24 @@ class BootPlan:
     run_dir: Path
     initrd: Path | None = None
     start_timeout_s: float = 30.0
+    lifetime: Lifetime = Lifetime.BOUND
     #: Extra facts for the journal entry (kernel id, notebook), shown by ``fc-kernel ps``.
     labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class VmmExit:
-    """How a monitor process ended; ``returncode`` is negative for a signal, as in :mod:`subprocess`."""
+    """How a monitor process ended; ``returncode`` is negative for a signal, as in :mod:`subprocess`.
 
-    returncode: int
+    It is ``None`` for a monitor that another process had spawned: only a parent learns an exit status.
+    """
+
+    returncode: int | None
     console: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.returncode is None:
+            return "the monitor ended"
         if self.returncode < 0:
             return f"the monitor was killed by signal {-self.returncode}"
         return f"the monitor exited with status {self.returncode}"

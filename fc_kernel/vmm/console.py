@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections import deque
+from pathlib import Path
+from typing import Self
 
 from ..base.text import without_controls
 
 #: Enough for a boot's messages; a guest that floods its console overwrites only its own history.
 MAX_LINES = 400
 MAX_LINE_BYTES = 1024
+#: The console of a detached monitor, in its run directory. Whoever watches the monitor empties the file when it is larger;
+#: while nobody does, the monitor's own limit on files bounds it.
+CONSOLE_FILE = "console"
+MAX_FILE_BYTES = 1 << 20
 
 
 class ConsoleRing:
@@ -31,3 +40,49 @@ class ConsoleRing:
             for line in [*self._lines, bytes(self._partial)]
         )
         return [text for text in texts if text][-lines:]
+
+
+class ConsoleFile:
+    """The console of a detached monitor, which appends to it; read on from where the reader is."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._at = 0
+
+    @classmethod
+    def create(cls, run_dir: Path) -> Self:
+        """A new file for a monitor to append to; raises :class:`OSError`."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        return cls(os.open(run_dir / CONSOLE_FILE, flags, 0o600))
+
+    @classmethod
+    def reopen(cls, run_dir: Path) -> Self:
+        """The file of a monitor that runs; raises :class:`OSError`. It may be anything: the monitor can write there."""
+        descriptor = os.open(run_dir / CONSOLE_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", str(run_dir / CONSOLE_FILE))
+        return cls(descriptor)
+
+    def fileno(self) -> int:
+        """The descriptor, for the monitor to inherit."""
+        return self._descriptor
+
+    def read_into(self, ring: ConsoleRing) -> None:
+        """Take what was written since the last time, at most the last :data:`MAX_FILE_BYTES` of it; then bound the file."""
+        size = os.fstat(self._descriptor).st_size
+        if size < self._at:
+            self._at = 0
+        self._at = max(self._at, size - MAX_FILE_BYTES)
+        data = os.pread(self._descriptor, MAX_FILE_BYTES, self._at)
+        ring.write(data)
+        self._at += len(data)
+        if size > MAX_FILE_BYTES:
+            os.ftruncate(self._descriptor, 0)
+            self._at = 0
+
+    def close(self) -> None:
+        """Release the descriptor; nothing happens the second time."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

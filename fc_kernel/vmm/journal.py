@@ -12,6 +12,7 @@ from typing import Any
 
 from ..base.files import read_regular
 from ..base.paths import owner_is_dead, private_dir
+from .launch import Lifetime
 
 JOURNAL_NAME = "journal.json"
 #: An entry has some hundred bytes; more is not ours.
@@ -52,11 +53,15 @@ class JournalEntry:
     created: float
     kernel_id: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    #: Whether the reaper ends it when its owner is dead.
+    lifetime: str = Lifetime.BOUND
     #: Filled in by :func:`list_entries`.
     owner_alive: bool = True
 
     @classmethod
-    def of_process(cls, pid: int, *, vm_id: str, monitor: str, labels: dict[str, str]) -> JournalEntry:
+    def of_process(
+        cls, pid: int, *, vm_id: str, monitor: str, labels: dict[str, str], lifetime: Lifetime = Lifetime.BOUND
+    ) -> JournalEntry:
         """The entry for a living process; raises :class:`ProcessLookupError` if it is gone already."""
         started, exe = start_time(pid), executable(pid)
         if started is None or exe is None:
@@ -71,6 +76,7 @@ class JournalEntry:
             created=time.time(),
             kernel_id=labels.get("kernel_id", ""),
             labels=labels,
+            lifetime=lifetime,
         )
 
     def names(self, pid: int) -> bool:
@@ -123,6 +129,7 @@ def _well_formed(entry: JournalEntry) -> bool:
         and math.isfinite(entry.created)
         and isinstance(entry.monitor, str)
         and isinstance(entry.kernel_id, str)
+        and entry.lifetime in tuple(Lifetime)
         and isinstance(labels, dict)
         and all(isinstance(text, str) for text in (*labels, *labels.values()))
     )

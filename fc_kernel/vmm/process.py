@@ -1,30 +1,22 @@
-"""The monitor process: spawned in a session of its own, bound to our life, watched, and always reaped."""
+"""The monitor process: watched through a pidfd, whether we spawned it or found it, and never left behind by accident."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, LaunchError, MonitorExited
-from ..settings.spec import VmSpec
+from ..errors import LaunchError, MonitorExited, StateError
 from .base import VmmExit
-from .console import ConsoleRing
-from .journal import JournalEntry
+from .console import ConsoleFile, ConsoleRing
+from .journal import JournalEntry, read_entry
+from .launch import Launch, Lifetime, huge_pages, wrapped
 
 READ_BYTES = 1 << 16
-#: A monitor has a few descriptors for each drive and connection.
-MAX_OPEN_FILES = 4096
-#: A snapshot's memory file is as large as the guest's memory; a write beyond the limit kills the monitor.
-FILE_SIZE_SLACK_BYTES = 16 << 20
 #: After SIGKILL only a process stuck in the kernel still lives.
 REAP_DEADLINE_S = 10.0
 #: A killed process that is not gone by then is stuck in the kernel; the loop does not wait for it.
@@ -33,133 +25,138 @@ STUCK_S = 1.0
 LAST_READS = (1 << 20) // READ_BYTES
 #: What a process wrote before its end is there already and only has to be read.
 LAST_WORDS_S = 0.2
+#: A file is no pipe that says when there is something to read; a console is looked at by people.
+LOOK_AT_FILE_S = 0.25
 
-
-@dataclass(frozen=True)
-class ResourceLimits:
-    """Limits that the kernel sets on the monitor process."""
-
-    max_file_bytes: int
-    max_open_files: int = MAX_OPEN_FILES
-
-    @classmethod
-    def for_guest(cls, spec: VmSpec, *also: Path) -> ResourceLimits:
-        """Limits under which a guest of that shape can write its drives, and its memory into a snapshot.
-
-        ``also`` names files of the size that the monitor may have to write, such as the memory file of a snapshot.
-        """
-        written = [drive.path_on_host for drive in spec.extra_drives if not drive.is_read_only]
-        if spec.rootfs is not None and not spec.rootfs_read_only:
-            written.append(spec.rootfs)
-        sizes = [path.stat().st_size for path in (*written, *also) if path.exists()]
-        return cls(max_file_bytes=max((spec.mem_size_mib or 0) << 20, *sizes, 0) + FILE_SIZE_SLACK_BYTES)
-
-
-def wrapped(argv: Sequence[str], limits: ResourceLimits) -> list[str]:
-    """``argv`` behind util-linux's ``setpriv`` and ``prlimit``, which set what they are told and exec the rest.
-
-    Raises :class:`~fc_kernel.errors.ConfigError` where they are missing.
-    """
-    setpriv, prlimit = shutil.which("setpriv"), shutil.which("prlimit")
-    if setpriv is None or prlimit is None:
-        raise ConfigError("setpriv and prlimit are needed: apt-get install util-linux")
-    return [
-        setpriv, "--pdeathsig", "KILL", "--",
-        prlimit, "--core=0", f"--nofile={limits.max_open_files}", f"--fsize={limits.max_file_bytes}", "--",
-        *argv,
-    ]  # fmt: skip
-
-
-#: ``linux/prctl.h``
-PR_SET_THP_DISABLE = 41
-
-
-@contextlib.contextmanager
-def _huge_pages(wanted: bool) -> Iterator[None]:
-    """Whether what is spawned in the block may have huge pages. It inherits that from us, for whom it is so meanwhile, too."""
-    if wanted:
-        yield
-        return
-    prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
-    try:
-        yield
-    finally:
-        prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
+#: Detached children that were let go. Somebody has to collect their exit status while we live.
+_let_go: list[subprocess.Popen[bytes]] = []
 
 
 class MonitorProcess:
-    """A running monitor. Made by :meth:`spawn` on the event loop whose thread lives as long as the monitor may."""
+    """A running monitor, made by :meth:`spawn` or :meth:`attach`.
 
-    def __init__(self, process: subprocess.Popen[bytes], console: ConsoleRing) -> None:
+    A bound one is spawned on an event loop whose thread lives as long as the monitor may.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        console: ConsoleRing,
+        *,
+        child: subprocess.Popen[bytes] | None = None,
+        file: ConsoleFile | None = None,
+    ) -> None:
+        """Takes ``pidfd`` and ``file``; the console is the child's pipe where there is no file."""
         loop = asyncio.get_running_loop()
-        assert process.stdout is not None  # noqa: S101 - spawn asks for a pipe
-        self._process = process
+        self._pid = pid
+        self._pidfd = pidfd
+        self._process = child
         self._console = console
+        self._file = file
         self._loop = loop
-        self._output = process.stdout.fileno()
-        self._pidfd = os.pidfd_open(process.pid)
         self._exit: asyncio.Future[VmmExit] = loop.create_future()
-        os.set_blocking(self._output, False)
-        loop.add_reader(self._output, self._read)
-        loop.add_reader(self._pidfd, self._ended)
+        self._output = -1
+        self._look: asyncio.TimerHandle | None = None
+        if child is not None and child.stdout is not None:
+            self._output = child.stdout.fileno()
+            os.set_blocking(self._output, False)
+            loop.add_reader(self._output, self._read)
+        if file is not None:
+            self._look_at_file()
+        loop.add_reader(pidfd, self._ended)
 
     @classmethod
-    def spawn(
-        cls,
-        argv: Sequence[str],
-        *,
-        cwd: Path,
-        limits: ResourceLimits,
-        console: ConsoleRing,
-        env: Mapping[str, str] | None = None,
-        pass_fds: Sequence[int] = (),
-        huge_pages: bool = True,
-    ) -> MonitorProcess:
-        """Start a program; its stdout and stderr go to ``console``. Raises :class:`~fc_kernel.errors.LaunchError`.
+    def spawn(cls, launch: Launch, *, cwd: Path, console: ConsoleRing) -> MonitorProcess:
+        """Start a program in ``cwd``; its stdout and stderr go to ``console``. Raises :class:`~fc_kernel.errors.LaunchError`.
 
-        The process gets SIGKILL when the calling thread ends: it does not outlive us, however we end.
+        A bound process gets SIGKILL when the calling thread ends: it does not outlive us, however we end.
         """
-        try:
-            with _huge_pages(huge_pages):
-                process = subprocess.Popen(
-                    wrapped(argv, limits),
-                    cwd=cwd,
-                    env=dict(env) if env is not None else {"PATH": os.environ.get("PATH", os.defpath)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    # Its sockets and files are for us alone, wherever it makes them.
-                    umask=0o077,
-                    pass_fds=tuple(pass_fds),
-                )
-        except OSError as error:
-            raise LaunchError(f"cannot start {argv[0]}: {error}") from error
-        try:
-            return cls(process, console)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
+        _let_go[:] = [process for process in _let_go if process.poll() is None]
+        with contextlib.ExitStack() as on_failure:
+            file = None
+            try:
+                if launch.lifetime is Lifetime.DETACHED:
+                    file = ConsoleFile.create(cwd)
+                    on_failure.callback(file.close)
+                with huge_pages(launch.huge_pages):
+                    process = subprocess.Popen(
+                        wrapped(launch.argv, launch.limits, launch.lifetime),
+                        cwd=cwd,
+                        env=dict(launch.env),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE if file is None else file.fileno(),
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                        # Its sockets and files are for us alone, wherever it makes them.
+                        umask=0o077,
+                        pass_fds=tuple(launch.pass_fds),
+                    )
+            except OSError as error:
+                raise LaunchError(f"cannot start {launch.argv[0]}: {error}") from error
+            on_failure.callback(process.wait)
+            on_failure.callback(process.kill)
+            pidfd = os.pidfd_open(process.pid)
+            on_failure.callback(os.close, pidfd)
+            made = cls(process.pid, pidfd, console, child=process, file=file)
+            on_failure.pop_all()
+            return made
+
+    @classmethod
+    def attach(cls, run_dir: Path, console: ConsoleRing) -> MonitorProcess:
+        """A detached monitor that another process spawned, by its journal entry; how it ends will not be known.
+
+        The caller owns ``run_dir`` (holds its lock). Raises :class:`~fc_kernel.errors.StateError` where there is no entry or
+        it is of a bound monitor, and :class:`~fc_kernel.errors.MonitorExited` when the process is gone.
+        """
+        entry = read_entry(run_dir)
+        if entry is None or entry.lifetime != Lifetime.DETACHED:
+            raise StateError(f"{run_dir} has no journal entry of a detached monitor")
+        gone = MonitorExited(f"the monitor of {run_dir} has ended", returncode=None)
+        with contextlib.ExitStack() as on_failure:
+            try:
+                pidfd = os.pidfd_open(entry.pid)
+            except OSError:
+                raise gone from None
+            on_failure.callback(os.close, pidfd)
+            # Checked after the pidfd is open: from here on the descriptor, not the number, is the process.
+            if not entry.names(entry.pid):
+                raise gone
+            file = None
+            # Without its console a monitor is still worth having.
+            with contextlib.suppress(OSError):
+                file = ConsoleFile.reopen(run_dir)
+                on_failure.callback(file.close)
+            made = cls(entry.pid, pidfd, console, file=file)
+            on_failure.pop_all()
+            return made
 
     @property
     def pid(self) -> int:
         """The process id; it is the program's own, the wrappers have exec'ed it."""
-        return self._process.pid
+        return self._pid
 
     @property
     def exited(self) -> VmmExit | None:
         """How it ended, or ``None`` while it runs."""
-        return self._exit.result() if self._exit.done() else None
+        return self._exit.result() if self._exit.done() and self._exit.exception() is None else None
 
-    def record(self, run_dir: Path, *, vm_id: str, monitor: str, labels: dict[str, str]) -> None:
+    def record(
+        self,
+        run_dir: Path,
+        *,
+        vm_id: str,
+        monitor: str,
+        labels: dict[str, str],
+        lifetime: Lifetime = Lifetime.BOUND,
+    ) -> None:
         """Write the journal's entry; call it when the program itself runs, not a wrapper.
 
         Raises :class:`~fc_kernel.errors.LaunchError` when the process is gone or the entry cannot be written.
         """
         try:
-            JournalEntry.of_process(self.pid, vm_id=vm_id, monitor=monitor, labels=labels).write(run_dir)
+            entry = JournalEntry.of_process(self.pid, vm_id=vm_id, monitor=monitor, labels=labels, lifetime=lifetime)
+            entry.write(run_dir)
         except ProcessLookupError:
             raise LaunchError(f"{monitor} ended while it was starting", console=self._console.tail()) from None
         except OSError as error:
@@ -201,6 +198,22 @@ class MonitorProcess:
         async with asyncio.timeout(REAP_DEADLINE_S):
             return await self.wait()
 
+    def let_go(self) -> None:
+        """Stop watching, and leave a detached process running for whoever attaches to it; nothing happens if it has ended.
+
+        Raises :class:`~fc_kernel.errors.StateError` for a bound one, which would end with us.
+        """
+        if self._file is None:
+            raise StateError("a bound monitor cannot be let go")
+        if not self._exit.done():
+            if self._process is not None:
+                _let_go.append(self._process)
+            self._loop.remove_reader(self._pidfd)
+            self._exit.set_exception(StateError("the monitor was let go"))
+            # Perhaps nobody waits.
+            self._exit.exception()
+        self._close()
+
     async def aclose(self) -> None:
         """Kill if it runs, reap, and close every descriptor, even when cancelled."""
         try:
@@ -210,19 +223,27 @@ class MonitorProcess:
             self._release()
 
     def _release(self) -> None:
-        if self._pidfd < 0:
-            return
         if not self._exit.done():
             # Cancelled, or stuck: what can still be done without waiting is done.
             self.send_signal(signal.SIGKILL)
             self._loop.remove_reader(self._pidfd)
-            try:
-                returncode = self._process.wait(STUCK_S)
-            except subprocess.TimeoutExpired:
-                returncode = -signal.SIGKILL  # it is so, as soon as the kernel lets go of it
+            returncode = None
+            if self._process is not None:
+                try:
+                    returncode = self._process.wait(STUCK_S)
+                except subprocess.TimeoutExpired:
+                    returncode = -signal.SIGKILL  # it is so, as soon as the kernel lets go of it
             self._exit.set_result(VmmExit(returncode, tuple(self._console.tail())))
-        os.close(self._pidfd)
-        self._pidfd = -1
+        self._close()
+
+    def _close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._look is not None:
+            self._look.cancel()
+        if self._file is not None:
+            self._file.close()
         self._close_output()
 
     def _read(self) -> None:
@@ -236,18 +257,35 @@ class MonitorProcess:
             self._close_output()
 
     def _close_output(self) -> None:
-        if self._process.stdout is not None and not self._process.stdout.closed:
+        if self._process is not None and self._process.stdout is not None and not self._process.stdout.closed:
             self._loop.remove_reader(self._output)
             self._process.stdout.close()
 
+    def _look_at_file(self) -> None:
+        assert self._file is not None  # noqa: S101 - it is what is looked at
+        # A disk that is full or broken costs console lines, no kernel.
+        with contextlib.suppress(OSError):
+            self._file.read_into(self._console)
+        self._look = self._loop.call_later(LOOK_AT_FILE_S, self._look_at_file)
+
     def _ended(self) -> None:
-        returncode = self._process.poll()
-        if returncode is None:
-            return
+        returncode = None
+        if self._process is not None:
+            returncode = self._process.poll()
+            if returncode is None:
+                return
         self._loop.remove_reader(self._pidfd)
+        self._read_last_words()
+        self._exit.set_result(VmmExit(returncode, tuple(self._console.tail())))
+
+    def _read_last_words(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.read_into(self._console)
+            return
         # A closed descriptor's number may be another file's by now, and a child that lives on may write for ever.
         for _ in range(LAST_READS):
-            if self._process.stdout is None or self._process.stdout.closed:
+            if self._process is None or self._process.stdout is None or self._process.stdout.closed:
                 break
             try:
                 data = os.read(self._output, READ_BYTES)
@@ -256,4 +294,3 @@ class MonitorProcess:
             if not data:
                 break
             self._console.write(data)
-        self._exit.set_result(VmmExit(returncode, tuple(self._console.tail())))

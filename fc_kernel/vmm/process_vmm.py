@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
+from typing import ClassVar
 
 from ..errors import StateError
+from ..settings.tier import Tier
 from .base import BootPlan, Vmm, VmmExit, VmmState
 from .console import ConsoleRing
+from .executor import DirectExecutor, Executor, Place
+from .isolation import isolation_of
+from .launch import Launch
 from .process import MonitorProcess
 
 
 class ProcessVmm(Vmm):
-    """A driver sets ``_process`` when it has spawned, ``_state`` at each step, and leaves in ``_undo`` how to release all."""
+    """A driver enters its place, spawns there, sets ``_state`` at each step, and leaves in ``_undo`` how to release all."""
 
-    def __init__(self, plan: BootPlan) -> None:
+    #: What the monitor gives when KVM does not run its guest.
+    tier_without_kvm: ClassVar[Tier] = Tier.NONE
+
+    def __init__(self, plan: BootPlan, executor: Executor | None = None) -> None:
         super().__init__(plan)
+        self._executor = executor or DirectExecutor()
+        self._place: Place | None = None
+        self._tier: Tier | None = None
         self._state = VmmState.CREATED
         self._console = ConsoleRing()
         self._process: MonitorProcess | None = None
@@ -31,6 +43,38 @@ class ProcessVmm(Vmm):
     def pid(self) -> int | None:
         """The process, while it runs."""
         return self._process.pid if self._process is not None and self._process.exited is None else None
+
+    @property
+    def tier(self) -> Tier:
+        """What the running process gives, and after its end what it gave when it was last asked."""
+        process = self._running()
+        # The number of a process that has ended and was reaped may be another's.
+        if process.exited is None:
+            self._tier = isolation_of(process.pid, without_kvm=self.tier_without_kvm).tier
+        return self._tier or self.tier_without_kvm
+
+    @property
+    def _directory(self) -> Path:
+        """Where the monitor works, or will, if nobody places it elsewhere."""
+        return self.plan.run_dir if self._place is None else self._place.directory
+
+    async def _enter(self) -> Place:
+        """The VM's place, made at the first call."""
+        if self._place is None:
+            self._place = await self._executor.place(self.plan)
+            self._undo.push_async_callback(self._place.aclose)
+        return self._place
+
+    async def _spawn_in(self, place: Place, launch: Launch) -> MonitorProcess:
+        """Start the monitor; it ends with :meth:`aclose`."""
+        self._process = await place.spawn(launch, self._console)
+        self._undo.push_async_callback(self._process.aclose)
+        return self._process
+
+    def _record(self, process: MonitorProcess) -> None:
+        """Write the journal's entry."""
+        plan = self.plan
+        process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels, lifetime=plan.lifetime)
 
     async def wait(self) -> VmmExit:
         """Until the process ends."""

@@ -1,4 +1,4 @@
-"""The reaper: ends what dead owners left behind, and never anything else."""
+"""The reaper: ends what dead owners left behind, and never anything else. A detached monitor was not left behind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from ..base.paths import owner_is_dead, private_dir
 from .journal import JournalEntry, read_entry
+from .launch import Lifetime
 
 #: SIGKILL ends a process in milliseconds unless it sits in the kernel, waiting for a broken disk.
 KILL_DEADLINE_S = 5.0
@@ -33,6 +34,8 @@ class ReapedVm:
 def reap(run_dir: Path) -> list[ReapedVm]:
     """End the process and remove the directory of every VM below ``run_dir`` whose owner is dead; report each.
 
+    A detached VM is left alone as long as its process lives: another owner may attach to it.
+
     Raises :class:`~fc_kernel.errors.RunDirError` when ``run_dir`` cannot be trusted.
     """
     reaped = []
@@ -44,14 +47,15 @@ def reap(run_dir: Path) -> list[ReapedVm]:
             continue
         try:
             # Held through the removal, so that two reapers do not meet in one directory.
-            reaped.append(_reap_one(path))
+            entry = read_entry(path)
+            if entry is None or entry.lifetime != Lifetime.DETACHED or not entry.names(entry.pid):
+                reaped.append(_reap_one(path, entry))
         finally:
             os.close(lock)
     return reaped
 
 
-def _reap_one(path: Path) -> ReapedVm:
-    entry = read_entry(path)
+def _reap_one(path: Path, entry: JournalEntry | None) -> ReapedVm:
     outcome = "removed; no process had been recorded" if entry is None else _end(entry)
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():

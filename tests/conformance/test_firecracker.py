@@ -19,7 +19,7 @@ from fc_kernel.vmm.base import SnapshotCreate
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
 from fc_kernel.vmm.firecracker.requests import Request
-from fc_kernel.vmm.process import ResourceLimits
+from fc_kernel.vmm.launch import ResourceLimits
 
 from ..guests.build import BARE_METAL_MEM_MIB
 from ..unit.vmm.firecracker.test_requests import EVERYTHING

@@ -13,6 +13,8 @@ from typing import Any
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram, find_firecracker
 
 SERVER = Path(__file__).parent / "server.py"
+#: What /proc shows of the descriptor that the double has in place of a VM of KVM's (``fc_kernel.vmm.isolation.KVM_VM``).
+VM = "/memfd:vm (deleted)"
 
 
 @dataclass(frozen=True)

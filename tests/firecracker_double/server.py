@@ -47,6 +47,8 @@ class Instance:
         self.configured: set[str] = set()
         self.vsock = "v.sock"
         self.listener: socket.socket | None = None
+        #: In place of the VM that a Firecracker would have from KVM; see ``tests/firecracker_double/program.py``.
+        self.vm = -1
 
     def carry_out(self, method: str, path: str, body: Any) -> dict[str, Any]:
         """Raises ``BadRequest``."""
@@ -96,6 +98,7 @@ class Instance:
 
     def _run(self) -> None:
         self.state = "Running"
+        self.vm = os.memfd_create("vm")
         print("guest: booting", flush=True)
         # As long as no driver of the guest is up, a connection is taken and nothing is answered.
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

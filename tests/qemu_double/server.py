@@ -6,6 +6,7 @@ The set-up is a JSON object of faults by what they strike: ``start``, ``greeting
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -37,17 +38,36 @@ def strike(fault: str, connection: socket.socket | None = None) -> None:
         time.sleep(FOR_EVER_S)
 
 
-def inherited(words: list[str], name: str) -> socket.socket:
-    """The socket that a character device was given."""
+def listening(words: list[str], name: str) -> socket.socket:
+    """The socket on which a character device listens."""
     devices = [words[at + 1] for at, word in enumerate(words) if word == "-chardev"]
-    [descriptor] = [match[1] for word in devices if (match := re.match(rf"socket,id={name},fd=(\d+)$", word))]
-    return socket.socket(fileno=int(descriptor))
+    [path] = [
+        match[1] for word in devices if (match := re.match(rf"socket,id={name},path=([^,]+),server=on,wait=off$", word))
+    ]
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    sock.listen()
+    return sock
 
 
-def hold(connection: socket.socket) -> None:
-    """Listen to the multiplexer and say nothing."""
-    while connection.recv(4096):
-        pass
+#: Set when somebody is connected to the multiplexer's port.
+connected = threading.Event()
+
+
+def hold(listener: socket.socket) -> None:
+    """Listen to the multiplexer and say nothing; one connection after the other."""
+    while True:
+        connection, _ = listener.accept()
+        connected.set()
+        with contextlib.suppress(OSError):
+            while connection.recv(4096):
+                pass
+        connected.clear()
+
+
+def devices() -> list[dict[str, str]]:
+    mux = "unix:mux.sock" if connected.is_set() else "disconnected:unix:mux.sock,server=on"
+    return [{"label": "qmp", "filename": "unix:qmp.sock"}, {"label": "mux", "filename": mux}]
 
 
 def commands(connection: socket.socket) -> Iterator[dict[str, Any]]:
@@ -70,9 +90,15 @@ def main() -> None:
     words = sys.argv[2:]
     strike(faults.get("start", ""))
     assert "-S" in words
-    threading.Thread(target=hold, args=(inherited(words, "mux"),), daemon=True).start()
-    connection = inherited(words, "qmp")
+    threading.Thread(target=hold, args=(listening(words, "mux"),), daemon=True).start()
+    listener = listening(words, "qmp")
     print("qemu: somebody is there", flush=True)
+    while True:
+        serve(setup, faults, listener.accept()[0])
+
+
+def serve(setup: Path, faults: dict[str, str], connection: socket.socket) -> None:
+    """One connection of QMP's, to its end."""
     strike(faults.get("greeting", ""), connection)
     connection.sendall(json.dumps(GREETING).encode() + b"\r\n")
     for command in commands(connection):
@@ -84,11 +110,10 @@ def main() -> None:
         if fault == "refuse":
             answer: dict[str, object] = {"error": {"class": "GenericError", "desc": "the double refuses"}}
         else:
-            answer = {"return": ANSWERS.get(name, {})}
+            answer = {"return": devices() if name == "query-chardev" else ANSWERS.get(name, {})}
         if "id" in command:
             answer["id"] = command["id"]
         connection.sendall(json.dumps(answer).encode() + b"\r\n")
-    time.sleep(FOR_EVER_S)
 
 
 if __name__ == "__main__":

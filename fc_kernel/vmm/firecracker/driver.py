@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,10 +19,11 @@ from ...errors import (
     StateError,
     UnsupportedByMonitor,
 )
-from ...settings.tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
 from ..console import ConsoleRing
-from ..process import MonitorProcess, ResourceLimits
+from ..executor import Executor, Place
+from ..launch import Launch, ResourceLimits
+from ..process import MonitorProcess
 from ..process_vmm import ProcessVmm
 from .api import FirecrackerApi
 from .program import FirecrackerProgram, find_firecracker
@@ -32,7 +33,6 @@ __all__ = ["FirecrackerProgram", "FirecrackerVmm", "find_firecracker"]
 
 API_SOCKET = "api.sock"
 LOG_FILE, METRICS_FILE = "log", "metrics"
-LOOK_EVERY_S = 0.002
 #: What is asked for, and what the instance's state is called then.
 INSTANCE_STATES = {"Paused": "Paused", "Resumed": "Running"}
 #: How many lines of its log go into an error message.
@@ -45,12 +45,12 @@ class FirecrackerVmm(ProcessVmm):
 
     name: ClassVar[str] = "firecracker"
 
-    def __init__(self, plan: BootPlan, program: FirecrackerProgram) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: BootPlan, program: FirecrackerProgram, executor: Executor | None = None) -> None:
+        super().__init__(plan, executor)
         self._program = program
         self._features = program.features
         self._api: FirecrackerApi | None = None
-        self._uds_path = plan.run_dir / (plan.spec.vsock.uds_path if plan.spec.vsock else VSOCK_PATH)
+        self._vsock = plan.spec.vsock.uds_path if plan.spec.vsock else Path(VSOCK_PATH)
         self._snapshot_since_pause = False
         self._diff_base_lost = False
 
@@ -71,23 +71,17 @@ class FirecrackerVmm(ProcessVmm):
         return frozenset(set(Capability) - lacks)
 
     @property
-    def tier(self) -> Tier:
-        """Hardware virtualisation under the user's own uid; ``jailed`` is for a Firecracker behind its jailer."""
-        self._running()
-        return Tier.KVM
-
-    @property
     def uds_path(self) -> Path:
         """The vsock device's socket."""
-        return self._uds_path
+        return self._directory / self._vsock
 
     async def start(self) -> None:
         """Spawn, configure, start the instance."""
         if self.plan.spec.restore_from is not None:
             raise UnsupportedByMonitor("restore_from in a boot", needs="a snapshot store", found="none")
 
-        async def boot(api: FirecrackerApi) -> None:
-            for request in boot_requests(self.plan):
+        async def boot(place: Place, api: FirecrackerApi) -> None:
+            for request in boot_requests(place.admitted(self.plan)):
                 await api.send(request)
 
         await self._spawn(boot, ResourceLimits.for_guest(self.plan.spec))
@@ -96,26 +90,28 @@ class FirecrackerVmm(ProcessVmm):
     async def load(self, snapshot: SnapshotLoad) -> None:
         """Spawn and load. A process whose load failed is useless: it is ended, and its successor starts fresh."""
         self._only_in(VmmState.CREATED, "load")
-        request = snapshot_load(snapshot, self._features)
+        snapshot_load(snapshot, self._features)
         if snapshot.vsock_override is not None:
-            self._uds_path = self.plan.run_dir / snapshot.vsock_override
+            self._vsock = snapshot.vsock_override
 
-        async def load(api: FirecrackerApi) -> None:
-            await api.send(request)
+        async def load(place: Place, api: FirecrackerApi) -> None:
+            files = SnapshotFiles(vmstate=place.admit(snapshot.files.vmstate), mem=place.admit(snapshot.files.mem))
+            await api.send(snapshot_load(replace(snapshot, files=files), self._features))
 
         await self._spawn(load, ResourceLimits.for_guest(self.plan.spec, snapshot.files.mem))
         self._state = VmmState.RUNNING if snapshot.resume else VmmState.PAUSED
         # What follows a load is not a bare resume.
         self._snapshot_since_pause = True
 
-    async def _spawn(self, then: Callable[[FirecrackerApi], Awaitable[None]], limits: ResourceLimits) -> None:
+    async def _spawn(self, then: Callable[[Place, FirecrackerApi], Awaitable[None]], limits: ResourceLimits) -> None:
         self._only_in(VmmState.CREATED, "start")
         self._state = VmmState.STARTING
         timeout_s = self.plan.start_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                process, api = await self._spawn_process(limits)
-                await process.guard("Firecracker", asyncio.ensure_future(then(api)))
+                place = await self._enter()
+                process, api = await self._spawn_process(place, limits)
+                await process.guard("Firecracker", asyncio.ensure_future(then(place, api)))
         except TimeoutError:
             raise await self._failed(f"Firecracker was not ready within {timeout_s:g} s") from None
         except (MonitorApiError, OutcomeUnknown, MonitorExited) as error:
@@ -124,24 +120,17 @@ class FirecrackerVmm(ProcessVmm):
             await self.aclose()
             raise
 
-    async def _spawn_process(self, limits: ResourceLimits) -> tuple[MonitorProcess, FirecrackerApi]:
-        plan = self.plan
+    async def _spawn_process(self, place: Place, limits: ResourceLimits) -> tuple[MonitorProcess, FirecrackerApi]:
         for name in (LOG_FILE, METRICS_FILE):
-            (plan.run_dir / name).touch(mode=0o600)
-        process = MonitorProcess.spawn(
-            [
-                str(self._program.path), "--id", plan.vm_id, "--api-sock", API_SOCKET,
-                "--log-path", LOG_FILE, "--level", "Warn", "--metrics-path", METRICS_FILE,
-            ],
-            cwd=plan.run_dir,
-            limits=limits,
-            console=self._console,
-        )  # fmt: skip
-        self._process = process
-        self._undo.push_async_callback(process.aclose)
-        await process.guard("Firecracker", asyncio.ensure_future(self._api_listens()))
-        process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels)
-        api = FirecrackerApi(plan.run_dir / API_SOCKET)
+            (place.directory / name).touch(mode=0o600)
+        words = [
+            str(self._program.path), "--id", self.plan.vm_id, "--api-sock", API_SOCKET,
+            "--log-path", LOG_FILE, "--level", "Warn", "--metrics-path", METRICS_FILE,
+        ]  # fmt: skip
+        process = await self._spawn_in(place, Launch(argv=words, limits=limits, lifetime=self.plan.lifetime))
+        await process.guard("Firecracker", asyncio.ensure_future(self._api_listens(place)))
+        self._record(process)
+        api = FirecrackerApi(place.directory / API_SOCKET)
         self._api = api
         self._undo.push_async_callback(api.aclose)
         return process, api
@@ -154,20 +143,14 @@ class FirecrackerVmm(ProcessVmm):
 
     def _log_tail(self) -> list[str]:
         ring = ConsoleRing()
-        with contextlib.suppress(OSError), (self.plan.run_dir / LOG_FILE).open("rb") as file:
+        with contextlib.suppress(OSError), (self._directory / LOG_FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
             ring.write(file.read())
         return ring.tail(LOG_LINES)
 
-    async def _api_listens(self) -> None:
-        """The socket is there a moment before somebody listens on it, so only a connection proves it."""
-        loop = asyncio.get_running_loop()
-        while True:
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            with probe, contextlib.suppress(OSError):
-                await loop.sock_connect(probe, f"{self.plan.run_dir}/{API_SOCKET}")
-                return
-            await asyncio.sleep(LOOK_EVERY_S)
+    async def _api_listens(self, place: Place) -> None:
+        """Only a connection proves that the socket, which is there a moment before, is listened on."""
+        (await place.connect(API_SOCKET)).close()
 
     async def pause(self) -> None:
         """Stop the vCPUs."""
@@ -237,8 +220,11 @@ class FirecrackerVmm(ProcessVmm):
             self._diff_base_lost = False
 
     async def _write(self, request: SnapshotCreate) -> None:
+        api, place = self._request_api(), await self._enter()
         try:
-            await self._request_api().send(snapshot_create(request))
+            with place.receiving([request.files.vmstate, request.files.mem]) as (vmstate, mem):
+                files = SnapshotFiles(vmstate=vmstate, mem=mem)
+                await api.send(snapshot_create(replace(request, files=files)))
         except OutcomeUnknown:
             # The files are whole or not, nobody knows; and the pages that a next diff would hold are perhaps in them.
             self._diff_base_lost = True

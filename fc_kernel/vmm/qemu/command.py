@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UnsupportedByMonitor
@@ -11,6 +10,10 @@ from ..base import BootPlan
 from .program import QemuProgram
 
 MUX_PORT_NAME = "fc_kernel.mux.0"
+#: Names in QEMU's working directory, so that whoever owns that can connect, also after the one before has died.
+QMP_SOCKET, MUX_SOCKET = "qmp.sock", "mux.sock"
+#: The character device behind the multiplexer's port.
+MUX_DEVICE = "mux"
 #: The machine has so many virtio transports, of which entropy and the multiplexer's port take one each.
 MAX_DEVICES, OWN_DEVICES = 24, 2
 #: QEMU takes no higher limit; none that is higher limits anything.
@@ -24,19 +27,13 @@ EMULATED_CPU = "max,la57=off"
 LOADS = ("-global", "migration.send-configuration=off", "-incoming", "defer")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inherited:
-    """Descriptors that QEMU gets from us: connected sockets, and at a load the snapshot's memory."""
-
-    qmp: int
-    mux: int
-    mem: int | None = None
-
-
 def command_line(
-    plan: BootPlan, program: QemuProgram, inherited: Inherited, *, accelerated: bool, tsc_khz: int | None = None
+    plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc_khz: int | None = None, mem: int | None = None
 ) -> list[str]:
-    """The words that start the VM, stopped: one to boot or, with ``inherited.mem``, one to load devices' state into.
+    """The words that start the VM, stopped: one to boot or, with ``mem``, one to load devices' state into.
+
+    ``mem`` is an inherited descriptor of the snapshot's memory. Paths are as QEMU sees them. QEMU listens on two sockets in its
+    working directory, on each for one connection at a time; nothing runs before we have connected to both.
 
     ``tsc_khz`` is the speed of the counter that an emulated guest reads. A load needs nothing but the memory and the devices'
     state: what a kernel's boot wants is left out.
@@ -53,18 +50,16 @@ def command_line(
         "-smp", str(spec.vcpu_count), "-m", f"{spec.mem_size_mib}M",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-serial", "stdio",
-        "-chardev", f"socket,id=qmp,fd={inherited.qmp}", "-mon", "chardev=qmp,mode=control",
+        "-chardev", _listening("qmp", QMP_SOCKET), "-mon", "chardev=qmp,mode=control",
         "-device", "virtio-rng-device",
-        "-chardev", f"socket,id=mux,fd={inherited.mux}",
-        "-device", "virtio-serial-device", "-device", f"virtserialport,chardev=mux,name={MUX_PORT_NAME}",
+        "-chardev", _listening(MUX_DEVICE, MUX_SOCKET),
+        "-device", "virtio-serial-device", "-device", f"virtserialport,chardev={MUX_DEVICE},name={MUX_PORT_NAME}",
     ]  # fmt: skip
-    if inherited.mem is None:
+    if mem is None:
         words += ["-machine", machine, *_boot(plan, None if accelerated else tsc_khz)]
     else:
         # A private mapping: the file stays as it is, and VMs of one snapshot share the pages that none of them wrote.
-        memory = (
-            f"memory-backend-file,id=ram,size={spec.mem_size_mib}M,mem-path=/proc/self/fd/{inherited.mem},share=off"
-        )
+        memory = f"memory-backend-file,id=ram,size={spec.mem_size_mib}M,mem-path=/proc/self/fd/{mem},share=off"
         words += ["-object", memory, "-machine", f"{machine},memory-backend=ram", *LOADS]
     if spec.rootfs is not None:
         words += _drive("rootfs", spec.rootfs, read_only=bool(spec.rootfs_read_only), limiter=spec.rootfs_rate_limit)
@@ -73,6 +68,10 @@ def command_line(
     for interface in spec.network_interfaces:
         words += _network(interface)
     return words
+
+
+def _listening(device: str, name: str) -> str:
+    return f"socket,id={device},path={name},server=on,wait=off"
 
 
 def _boot(plan: BootPlan, tsc_khz: int | None) -> list[str]:

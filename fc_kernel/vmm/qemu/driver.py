@@ -22,11 +22,13 @@ from ...errors import (
 )
 from ...settings.tier import Tier
 from ..base import BootPlan, Capability, SnapshotCreate, SnapshotLoad, VmmState
-from ..process import LAST_WORDS_S, MonitorProcess, ResourceLimits
+from ..executor import Executor, Place
+from ..launch import Launch, ResourceLimits
+from ..process import LAST_WORDS_S, MonitorProcess
 from ..process_vmm import ProcessVmm
 from .bridge import MuxBridge
 from .capture import Capture, Interrupted, Reference
-from .command import Inherited, check_supported, command_line
+from .command import MUX_DEVICE, MUX_SOCKET, QMP_SOCKET, check_supported, command_line
 from .loading import Loading
 from .memory import GuestMemory
 from .monitor import QemuMonitor
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Where QEMU writes its devices' state, in the run directory.
+#: Where QEMU writes its devices' state, in its working directory.
 DEVICES_FILE = "devices"
 #: A VM that is paused for long is not paused for a snapshot, and does not keep the memory for one.
 PREPARED_S = 2.0
@@ -50,8 +52,13 @@ class QemuVmm(ProcessVmm):
 
     name: ClassVar[str] = "qemu"
 
-    def __init__(self, plan: BootPlan, program: QemuProgram, *, accelerated: bool = False) -> None:
-        super().__init__(plan)
+    #: Emulation isolates nothing that could be promised, but it is not nothing.
+    tier_without_kvm: ClassVar[Tier] = Tier.EMULATED
+
+    def __init__(
+        self, plan: BootPlan, program: QemuProgram, *, accelerated: bool = False, executor: Executor | None = None
+    ) -> None:
+        super().__init__(plan, executor)
         self._program = program
         self._accelerated = accelerated
         self._monitor: QemuMonitor | None = None
@@ -77,20 +84,9 @@ class QemuVmm(ProcessVmm):
         )
 
     @property
-    def tier(self) -> Tier:
-        """``kvm`` when the running process holds ``/dev/kvm``, else ``emulated``."""
-        pid = self._running().pid
-        with contextlib.suppress(OSError):
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    if self._accelerated and descriptor.readlink() == Path("/dev/kvm"):
-                        return Tier.KVM
-        return Tier.EMULATED
-
-    @property
     def uds_path(self) -> Path:
         """The bridge's socket."""
-        return self.plan.run_dir / "v.sock"
+        return self._directory / "v.sock"
 
     async def start(self) -> None:
         """Spawn QEMU with stopped vCPUs, connect QMP and the multiplexer, and let it run."""
@@ -164,32 +160,36 @@ class QemuVmm(ProcessVmm):
         self, plan: BootPlan, *, khz: int | None = None, mem: int | None = None, devices: int | None = None
     ) -> None:
         """Start QEMU, stopped, with QMP and the bridge; ``mem`` and ``devices`` are what it is to load."""
-        with contextlib.ExitStack() as on_failure:
-            ours_qmp, theirs_qmp, ours_mux, theirs_mux = sockets = [*socket.socketpair(), *socket.socketpair()]
-            for sock in sockets:
-                on_failure.callback(sock.close)
-            inherited = Inherited(qmp=theirs_qmp.fileno(), mux=theirs_mux.fileno(), mem=mem)
-            argv = command_line(plan, self._program, inherited, accelerated=self._accelerated, tsc_khz=khz)
-            process = MonitorProcess.spawn(
-                argv,
-                cwd=plan.run_dir,
-                limits=ResourceLimits.for_guest(plan.spec),
-                console=self._console,
-                pass_fds=[fd for fd in (inherited.qmp, inherited.mux, mem, devices) if fd is not None],
-                # An emulator's translated code would take some of 2 MiB before a loaded guest's first answer.
-                huge_pages=mem is None or self._accelerated,
-            )
-            self._process = process
-            self._undo.push_async_callback(process.aclose)
-            theirs_qmp.close()
-            theirs_mux.close()
-            ours_qmp.setblocking(False)
-            self._monitor = await self._connected(process, ours_qmp)
-            self._undo.push_async_callback(self._monitor.aclose)
-            process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels)
-            self._bridge = MuxBridge(ours_mux, self.uds_path, self._port_lost, loaded=mem is not None)
-            self._undo.callback(self._bridge.close)
-            on_failure.pop_all()
+        place = await self._enter()
+        seen = place.admitted(plan)
+        launch = Launch(
+            argv=command_line(seen, self._program, accelerated=self._accelerated, tsc_khz=khz, mem=mem),
+            limits=ResourceLimits.for_guest(plan.spec),
+            lifetime=plan.lifetime,
+            # What is loaded is what was checked, whatever becomes of the files' names.
+            pass_fds=[fd for fd in (mem, devices) if fd is not None],
+            # An emulator's translated code would take some of 2 MiB before a loaded guest's first answer.
+            huge_pages=mem is None or self._accelerated,
+        )
+        process = await self._spawn_in(place, launch)
+        self._monitor = await self._connected(process, await self._socket(process, place, QMP_SOCKET))
+        self._undo.push_async_callback(self._monitor.aclose)
+        self._record(process)
+        port = await self._socket(process, place, MUX_SOCKET)
+        try:
+            # The guest does not run yet; from its first word on somebody listens.
+            await self._monitor.connected(MUX_DEVICE)
+            self._bridge = MuxBridge(port, self.uds_path, self._port_lost, loaded=mem is not None)
+        except BaseException:
+            port.close()
+            raise
+        self._undo.callback(self._bridge.close)
+
+    async def _socket(self, process: MonitorProcess, place: Place, name: str) -> socket.socket:
+        """A connection to a socket of QEMU's, which it makes soon after its start, or ends instead."""
+        connecting = asyncio.ensure_future(place.connect(name))
+        await process.guard("QEMU", connecting)
+        return connecting.result()
 
     async def _connected(self, process: MonitorProcess, sock: socket.socket) -> QemuMonitor:
         try:
@@ -298,7 +298,7 @@ class QemuVmm(ProcessVmm):
         capture, self._capture = self._capture, None
         if capture is None:
             capture = await _blocking(lambda: Capture(memory))
-        devices = self.plan.run_dir / DEVICES_FILE
+        devices = self._directory / DEVICES_FILE
         # Both to their ends, whatever becomes of the other: a thread that copies is not left alone. ("live" is for a VM that
         # goes on elsewhere: its drives would be given up.)
         done = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""QEMU's machine protocol (QMP) on a socket that both sides were given."""
+"""QEMU's machine protocol (QMP) on a connected socket."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from ...errors import MonitorApiError, MonitorError, OutcomeUnknown
 
 #: QMP answers in milliseconds, also when the guest hangs.
 QMP_TIMEOUT_S = 10.0
-#: How often QEMU is asked whether it has loaded; that takes some milliseconds.
+#: How often QEMU is asked whether it has done what takes it a few milliseconds.
 LOOK_EVERY_S = 0.001
+#: How QEMU calls a character device that listens (``chardev/char-socket.c``).
+DISCONNECTED = "disconnected:"
 
 
 class QemuMonitor:
@@ -66,6 +68,14 @@ class QemuMonitor:
         if match is None:
             raise MonitorError(f"QEMU does not say where the guest's memory is: {str(said)[:80]!r}")
         return int(match[1], 16)
+
+    async def connected(self, device: str) -> None:
+        """Return when QEMU has taken our connection to a character device; what a guest writes before that is lost."""
+        while True:
+            found = {each["label"]: each["filename"] for each in await self.execute("query-chardev")}
+            if not found.get(device, DISCONNECTED).startswith(DISCONNECTED):
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def load_devices(self, descriptor: int) -> None:
         """Load devices' state from a descriptor that QEMU has inherited; it ends when it cannot."""

@@ -203,7 +203,8 @@ async def test_what_runs(vmm: FakeVmm) -> None:
     assert row[6] == "a-kernel"
     (entry,) = json.loads(call("ps", "--json").out)
     assert set(entry) == {
-        "vm_id", "monitor", "pid", "start_time", "exe", "owner_pid", "created", "kernel_id", "labels", "owner_alive",
+        "vm_id", "monitor", "pid", "start_time", "exe", "owner_pid", "created", "kernel_id", "labels", "lifetime",
+        "owner_alive",
     }  # fmt: skip
     assert (entry["vm_id"], entry["pid"], entry["owner_alive"]) == ("0000c11a", vmm.pid, True)
     assert entry["labels"]["notebook"] == "/home/jo/a.ipynb"

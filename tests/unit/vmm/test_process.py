@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +21,8 @@ from fc_kernel.settings.spec import DriveSpec, VmSpec
 from fc_kernel.vmm import process as process_module
 from fc_kernel.vmm.console import ConsoleRing
 from fc_kernel.vmm.journal import read_entry
-from fc_kernel.vmm.process import MonitorProcess, ResourceLimits, wrapped
+from fc_kernel.vmm.launch import Launch, ResourceLimits, wrapped
+from fc_kernel.vmm.process import MonitorProcess
 
 DEADLINE_S = 30.0
 LIMITS = ResourceLimits(max_file_bytes=1 << 20)
@@ -32,7 +34,7 @@ class Spawned:
     def __init__(self, cwd: Path, *argv: str, **options: Any) -> None:
         self.console = ConsoleRing()
         options.setdefault("limits", LIMITS)
-        self.process = MonitorProcess.spawn(argv, cwd=cwd, console=self.console, **options)
+        self.process = MonitorProcess.spawn(Launch(argv=argv, **options), cwd=cwd, console=self.console)
 
     async def says(self, text: str) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -54,6 +56,12 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
     yield make
     for spawned in made:
         await spawned.process.aclose()
+
+
+def child_of(spawned: Spawned) -> subprocess.Popen[bytes]:
+    child = spawned.process._process
+    assert child is not None
+    return child
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -221,7 +229,7 @@ async def test_a_process_stuck_in_the_kernel_does_not_stop_the_loop(
     assert (await spawned.process.wait()).returncode == -signal.SIGKILL
     assert psutil.pid_exists(pid)
     os.kill(pid, signal.SIGKILL)
-    assert await asyncio.to_thread(spawned.process._process.wait, DEADLINE_S) == -signal.SIGKILL
+    assert await asyncio.to_thread(child_of(spawned).wait, DEADLINE_S) == -signal.SIGKILL
 
 
 async def test_a_flood_of_a_child_that_lives_on_does_not_stop_the_loop(spawn: Spawn, tmp_path: Path) -> None:
@@ -242,7 +250,7 @@ async def test_a_closed_outputs_number_is_not_read(spawn: Spawn) -> None:
     await spawned.says("last")
     number = spawned.process._output
     async with asyncio.timeout(DEADLINE_S):
-        while not (spawned.process._process.stdout is None or spawned.process._process.stdout.closed):
+        while not (child_of(spawned).stdout is None or child_of(spawned).stdout.closed):  # type: ignore[union-attr]
             await asyncio.sleep(0.005)
     reading, writing = os.pipe()
     os.write(writing, b"of somebody else")
@@ -312,7 +320,7 @@ def test_it_ends_with_the_thread_that_started_it(tmp_path: Path) -> None:
     thread = threading.Thread(target=start)
     thread.start()
     thread.join(DEADLINE_S)
-    process = kept[0].process._process
+    process = child_of(kept[0])
     end = time.monotonic() + DEADLINE_S
     while process.poll() is None:
         assert time.monotonic() < end

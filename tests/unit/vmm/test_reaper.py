@@ -214,7 +214,7 @@ def test_a_runtime_directory_that_cannot_be_trusted(tmp_path: Path, monkeypatch:
 
 GOOD = {
     "vm_id": "000000b1", "monitor": "qemu", "pid": 2, "start_time": 5, "exe": [1, 2], "owner_pid": 3, "created": 1.5,
-    "kernel_id": "k", "labels": {"a": "b"}, "owner_alive": True,
+    "kernel_id": "k", "labels": {"a": "b"}, "lifetime": "bound", "owner_alive": True,
 }  # fmt: skip
 WRONG: dict[str, dict[str, Any]] = {
     "another id": {"vm_id": "000000b2"},

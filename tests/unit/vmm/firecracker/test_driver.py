@@ -11,11 +11,12 @@ import pytest
 from fc_kernel.errors import LaunchError, MonitorApiError, StateError, UnsupportedByMonitor
 from fc_kernel.settings.spec import NetworkInterface, SnapshotRef, VmSpec
 from fc_kernel.settings.tier import Tier
+from fc_kernel.vmm import isolation
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.journal import read_entry
 
-from ....firecracker_double.program import Double
+from ....firecracker_double.program import VM, Double
 from .test_requests import EVERYTHING
 
 SPEC = VmSpec(kernel=Path("/k/vmlinux"), vcpu_count=1, mem_size_mib=128, boot_args="quiet")
@@ -48,13 +49,18 @@ def files(tmp_path: Path, name: str = "snapshot") -> SnapshotFiles:
 
 
 @pytest.mark.parametrize("version", ["1.12.1", "1.16.1"])
-async def test_boot(make: Make, tmp_path: Path, run_dir: Path, version: str) -> None:
+async def test_boot(make: Make, tmp_path: Path, run_dir: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     vmm = make(version, EVERYTHING)
+    # The double has no VM, and shows something else in its place.
+    monkeypatch.setattr(isolation, "KVM_VM", VM)
     assert vmm.version == version
     await vmm.start()
     try:
         assert vmm.state is VmmState.RUNNING
-        assert vmm.tier is Tier.KVM
+        tiers = [vmm.tier]
+        monkeypatch.undo()
+        tiers.append(vmm.tier)
+        assert tiers == [Tier.KVM, Tier.NONE], "a Firecracker that runs no VM of KVM's isolates nothing"
         assert vmm.uds_path == run_dir / "other.sock"
         assert vmm.uds_path.is_socket()
         entry = read_entry(run_dir)

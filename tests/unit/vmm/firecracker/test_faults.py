@@ -18,12 +18,13 @@ from fc_kernel.settings.resolve import Resolved
 from fc_kernel.settings.spec import VmSpec
 from fc_kernel.settings.tenant import Tenant
 from fc_kernel.settings.tier import Tier
+from fc_kernel.vmm import isolation
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, VmmState
 from fc_kernel.vmm.firecracker import api
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.monitors import Choice
 
-from ....firecracker_double.program import Double
+from ....firecracker_double.program import VM, Double
 
 SPEC = VmSpec(kernel=Path("/k/vmlinux"), vcpu_count=1, mem_size_mib=128, boot_args="quiet")
 BOOT = ["PUT /machine-config", "PUT /boot-source", "PUT /vsock", "PUT /entropy", "PUT /actions"]
@@ -206,6 +207,7 @@ async def test_guest_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monk
     double = Double.make(tmp_path, "1.16.1")
     choice = Choice("firecracker", Tier.KVM, lambda plan: FirecrackerVmm(plan, double.program))
     monkeypatch.setattr(machine, "choose_monitor", lambda *_: choice)
+    monkeypatch.setattr(isolation, "KVM_VM", VM)
     monkeypatch.setattr(machine, "with_image", lambda _resolved: (SPEC, None, None))
     resolved = Resolved(
         spec=SPEC,

@@ -18,7 +18,7 @@ from fc_kernel.settings.spec import (
     VsockSpec,
 )
 from fc_kernel.vmm.base import BootPlan
-from fc_kernel.vmm.qemu.command import MAX_DEVICES, OWN_DEVICES, Inherited, command_line
+from fc_kernel.vmm.qemu.command import MAX_DEVICES, OWN_DEVICES, command_line
 from fc_kernel.vmm.qemu.program import QemuProgram
 
 PROGRAM = QemuProgram(Path("/usr/bin/qemu-system-x86_64"), "7.2.22")
@@ -42,7 +42,7 @@ def words(
     mem: int | None = None,
 ) -> list[str]:
     plan = BootPlan(vm_id="v", spec=spec, run_dir=Path("/run/v"), initrd=initrd)
-    return command_line(plan, PROGRAM, Inherited(qmp=5, mux=6, mem=mem), accelerated=accelerated, tsc_khz=tsc_khz)
+    return command_line(plan, PROGRAM, accelerated=accelerated, tsc_khz=tsc_khz, mem=mem)
 
 
 def values(line: list[str], option: str) -> list[str]:
@@ -75,7 +75,10 @@ def test_machine() -> None:
     assert value(line, "-serial") == "stdio"
     assert "virtio-rng-device" in values(line, "-device")
     assert "virtserialport,chardev=mux,name=fc_kernel.mux.0" in values(line, "-device")
-    assert values(line, "-chardev") == ["socket,id=qmp,fd=5", "socket,id=mux,fd=6"]
+    assert values(line, "-chardev") == [
+        "socket,id=qmp,path=qmp.sock,server=on,wait=off",
+        "socket,id=mux,path=mux.sock,server=on,wait=off",
+    ]
     assert value(line, "-mon") == "chardev=qmp,mode=control"
     assert "-S" in line
 

@@ -1,0 +1,173 @@
+"""What isolation a running process really has, as the kernel tells it: read from ``/proc/PID``, never from configuration.
+
+:func:`judge` and what parses are pure; :func:`isolation_of` reads. The process may be hostile: nothing that it can write
+(its command line, its name, the targets of paths inside its own root) counts, only what the kernel says of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..settings.tier import Tier
+
+PROC = Path("/proc")
+#: What ``/proc/PID/fd`` shows for a VM of KVM's (``virt/kvm/kvm_main.c``). An open ``/dev/kvm`` alone runs nothing, and has
+#: another name in a jail.
+KVM_VM = "anon_inode:kvm-vm"
+#: ``Seccomp:`` in ``/proc/PID/status``: a filter is installed.
+SECCOMP_FILTER = 2
+#: All sets of capabilities but the bounding one, which gives nothing where no program can gain any.
+CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadFacts:
+    """One thread's credentials."""
+
+    uids: frozenset[int]
+    gids: frozenset[int]
+    capabilities: int
+    seccomp: int
+    no_new_privs: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessFacts:
+    """One process. ``root`` is device and inode of its root directory, ``programs`` how many files it has mapped as code."""
+
+    threads: tuple[ThreadFacts, ...]
+    root: tuple[int, int] | None
+    runs_kvm: bool
+    programs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ourselves:
+    """What a jailed process must not share with us."""
+
+    uid: int
+    root: tuple[int, int]
+
+    @classmethod
+    def now(cls) -> Ourselves:
+        """This process."""
+        found = Path("/").stat()
+        return cls(uid=os.geteuid(), root=(found.st_dev, found.st_ino))
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """A tier, and what keeps the process from being ``jailed`` (nothing, where it is)."""
+
+    tier: Tier
+    missing: tuple[str, ...] = ()
+
+
+def judge(facts: ProcessFacts, ourselves: Ourselves, *, without_kvm: Tier = Tier.NONE) -> Isolation:
+    """The tier that follows from the facts; ``without_kvm`` is what the monitor gives when KVM does not run its guest.
+
+    ``jailed`` needs all of it: a VM of KVM's, a uid that is neither ours nor root's, a root directory of its own, no
+    capability and no way to gain one, and a seccomp filter on every thread that forbids something.
+    """
+    uids = {uid for thread in facts.threads for uid in thread.uids}
+    gids = {gid for thread in facts.threads for gid in thread.gids}
+    threads = facts.threads
+    wanted = {
+        "it runs no VM of KVM's": facts.runs_kvm,
+        "it has no thread that could be looked at": bool(threads),
+        "it runs under a uid of ours or of root's": not uids & {0, ourselves.uid},
+        "it runs under root's group": 0 not in gids,
+        "its root directory is ours, or cannot be seen": facts.root not in (None, ourselves.root),
+        "it has capabilities": not any(thread.capabilities for thread in threads),
+        "it may gain privileges": all(thread.no_new_privs for thread in threads),
+        "not every thread has a seccomp filter": all(thread.seccomp == SECCOMP_FILTER for thread in threads),
+        # A Firecracker that was built against glibc has filters that allow everything; the static releases have the real ones.
+        "its program is linked dynamically": facts.programs == 1,
+    }
+    missing = tuple(what for what, holds in wanted.items() if not holds)
+    if not facts.runs_kvm:
+        return Isolation(without_kvm, missing)
+    return Isolation(Tier.KVM if missing else Tier.JAILED, missing)
+
+
+def parse_status(text: str) -> ThreadFacts:
+    """A thread from its ``status`` file; raises :class:`ValueError` when a line is missing or is no number."""
+    # The first line is the name, which the process chooses; no later one can be of its making.
+    lines = dict(line.split(":", 1) for line in text.splitlines()[1:] if ":" in line)
+    try:
+        capabilities = 0
+        for name in CAPABILITY_SETS:
+            capabilities |= int(lines[name], 16)
+        return ThreadFacts(
+            uids=frozenset(map(int, lines["Uid"].split())),
+            gids=frozenset(map(int, (lines["Gid"] + " " + lines["Groups"]).split())),
+            capabilities=capabilities,
+            seccomp=int(lines["Seccomp"]),
+            no_new_privs=int(lines["NoNewPrivs"]) == 1,
+        )
+    except KeyError as error:
+        raise ValueError(f"a status without {error}") from error
+
+
+def count_programs(maps: str) -> int:
+    """How many different files are mapped as code: 1 for a static program, more with an interpreter and libraries."""
+    fields = (line.split(maxsplit=5) for line in maps.splitlines())
+    # Address, permissions, offset, device, inode (0 without a file), name.
+    return len({(each[3], each[4]) for each in fields if len(each) >= 5 and "x" in each[1] and each[4] != "0"})
+
+
+def runs_kvm(targets: Iterable[str]) -> bool:
+    """Whether one of the descriptors, by their link's targets, is a VM of KVM's."""
+    return KVM_VM in targets
+
+
+def isolation_of(pid: int, *, without_kvm: Tier = Tier.NONE, proc: Path | None = None) -> Isolation:
+    """What the running process gives. What cannot be read counts against it.
+
+    The caller knows by a pidfd that the process still is the one it means.
+    """
+    return judge(read_facts((proc or PROC) / str(pid)), Ourselves.now(), without_kvm=without_kvm)
+
+
+def read_facts(directory: Path) -> ProcessFacts:
+    """The facts of one ``/proc/PID``, as far as they can be read."""
+    try:
+        threads = [
+            parse_status((thread / "status").read_text("utf-8", "replace")) for thread in _entries(directory / "task")
+        ]
+    except (OSError, ValueError):
+        # One that cannot be looked at may be anything.
+        threads = []
+    try:
+        found = (directory / "root/").stat()
+        root = (found.st_dev, found.st_ino)
+    except OSError:
+        root = None
+    try:
+        programs = count_programs((directory / "maps").read_text("utf-8", "replace"))
+    except OSError:
+        programs = 0
+    return ProcessFacts(
+        threads=tuple(threads),
+        root=root,
+        runs_kvm=runs_kvm(map(_target, _entries(directory / "fd"))),
+        programs=programs,
+    )
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        # Closed since it was listed.
+        return ""
