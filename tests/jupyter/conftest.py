@@ -10,11 +10,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from fc_kernel.base.paths import data_dir
 from fc_kernel.settings import kernelspec
-
-from ..conftest import Belongings
-from ..waiting import eventually
 
 #: A guest under emulation is about eleven times slower than the host, and the host may be busy.
 DEADLINE_S = 180
@@ -43,28 +39,6 @@ def monitor(request: pytest.FixtureRequest, jupyter_path: Path) -> Iterator[str]
     patch.setenv("FC_KERNEL_MONITOR", request.param)
     yield request.param
     patch.undo()
-
-
-@pytest.fixture(scope="module")
-def vm_store(
-    jupyter_path: Path, tmp_path_factory: pytest.TempPathFactory, short_private_runtime_dir: Path
-) -> Iterator[Path]:
-    """Small real VMs whose snapshots are kept in a store of the module's own; images and templates are everybody's.
-
-    Each restore puts a VM in the place of another, so a module that uses this looks for what is left when all have run.
-    """
-    before = Belongings(short_private_runtime_dir)
-    data = tmp_path_factory.mktemp("data")
-    for shared in ("images", "templates"):
-        (data_dir() / shared).mkdir(mode=0o700, parents=True, exist_ok=True)
-        (data / shared).symlink_to(data_dir() / shared)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FC_KERNEL_DATA_DIR", str(data))
-        patch.setenv("FC_KERNEL_MONITOR", "qemu")
-        patch.setenv("FC_KERNEL_MEM_SIZE_MIB", "512")
-        patch.setenv("JUPYTER_RUNTIME_DIR", str(data / "runtime"))
-        yield data
-    eventually(lambda: not Belongings(short_private_runtime_dir).more_than(before), "all VMs have ended")
 
 
 @pytest.fixture(scope="module")

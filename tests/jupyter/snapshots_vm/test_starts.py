@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -16,22 +15,12 @@ from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.tenant import Tenant
 from fc_kernel.supply.stores import snapshot_store
 
-from .conftest import DEADLINE_S
-from .snapshot_clients import Caller, session_of
+from ..conftest import DEADLINE_S
+from ..snapshot_clients import Caller, session_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(4 * DEADLINE_S)]
 
 Start = Callable[..., tuple[KernelManager, Caller]]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """Looked at when all have run."""
-
-
-@pytest.fixture(scope="module")
-def monitor(vm_store: Path) -> str:
-    return "qemu"
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from jupyter_client.manager import KernelManager
 
-from .conftest import DEADLINE_S
-from .snapshot_clients import Caller, Cell, restore, session_of, snapshot
+from ..conftest import DEADLINE_S
+from ..snapshot_clients import Caller, Cell, restore, session_of, snapshot
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(4 * DEADLINE_S)]
 
@@ -18,30 +15,6 @@ RESTORES = CHAIN = 25
 CYCLES = 8
 #: Cells of each client that are not answered yet.
 OUTSTANDING = 3
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """Looked at when all have run."""
-
-
-@pytest.fixture(scope="module")
-def monitor(vm_store: Path) -> str:
-    return "qemu"
-
-
-@pytest.fixture
-def caller(manager: KernelManager) -> Iterator[Caller]:
-    caller = Caller.of(manager)
-    yield caller
-    caller.close()
-
-
-@pytest.fixture
-def other(manager: KernelManager) -> Iterator[Caller]:
-    caller = Caller.of(manager)
-    yield caller
-    caller.close()
 
 
 def test_the_same_again_and_again(caller: Caller) -> None:

@@ -14,30 +14,13 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from ..waiting import eventually
-from .conftest import DEADLINE_S
-from .snapshot_clients import Caller
+from ...waiting import eventually
+from ..conftest import DEADLINE_S
+from ..snapshot_clients import Caller
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(4 * DEADLINE_S)]
 
 FORKS = 8
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """Looked at when all have run."""
-
-
-@pytest.fixture(scope="module")
-def monitor(vm_store: Path) -> str:
-    return "qemu"
-
-
-@pytest.fixture
-def caller(manager: KernelManager) -> Iterator[Caller]:
-    caller = Caller.of(manager)
-    yield caller
-    caller.close()
 
 
 def _gone(file: Path) -> bool:

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from jupyter_client.manager import KernelManager
 
 from fc_kernel.sessions.snapshot import take
 
-from ..waiting import eventually
-from .conftest import DEADLINE_S
-from .snapshot_clients import Caller, on_host, restore, session_of, snapshot
+from ...waiting import eventually
+from ..conftest import DEADLINE_S
+from ..snapshot_clients import Caller, on_host, restore, session_of, snapshot
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(2 * DEADLINE_S)]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """Looked at when all have run."""
-
-
-@pytest.fixture(scope="module")
-def monitor(vm_store: Path) -> str:
-    return "qemu"
-
-
-@pytest.fixture
-def caller(manager: KernelManager) -> Iterator[Caller]:
-    caller = Caller.of(manager)
-    yield caller
-    caller.close()
-
-
-@pytest.fixture
-def other(manager: KernelManager) -> Iterator[Caller]:
-    caller = Caller.of(manager)
-    yield caller
-    caller.close()
 
 
 STATE = """
