@@ -33,6 +33,7 @@ The tree is ordered by what the caller can do, not by what went wrong inside::
     │   ├── RemoteProtocolError   the only error that bytes from the other side can cause
     │   └── LocalProtocolError    this side broke the protocol's rules
     ├── AgentError                the guest agent answered a call with an error
+    ├── KernelNotFound            the host has no kernel of that id
     └── StateError                a call that the object's state does not allow (closed, not started)
 """
 
@@ -251,6 +252,10 @@ class AgentError(FcKernelError):
     def __init__(self, message: str, *, code: int) -> None:
         self.code = code
         super().__init__(message)
+
+
+class KernelNotFound(FcKernelError):
+    """The host has no kernel of that id: it was never opened there, or it is closed."""
 
 
 class StateError(FcKernelError):

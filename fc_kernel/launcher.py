@@ -14,28 +14,24 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import wait
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from traitlets.config import Config
 
-from .base.paths import RunDir, new_vm_id
-from .channels.endpoints import CHANNELS, ClientEndpoints
+from .api.calls import Endpoints, Listen, OpenKernel, RawSettings, StartKernel
 from .errors import ConfigError, FcKernelError
-from .host.engine import Engine
-from .machine.start import KernelRequest
+from .host.client import LEASE_S
+from .host.current import client_for
+from .host.service import CHANNELS
 from .settings.config import load_config
-from .settings.sources import guest_environment, resolve_settings
+from .settings.sources import guest_environment, notebook_settings, requested_settings
 from .settings.tenant import Tenant
 
 MAX_CONNECTION_FILE_BYTES = 64 << 10
 #: A shell's convention for a process that a signal ended.
 SIGNALLED = 128
-#: How often the main thread looks up from its wait: Python runs signal handlers only there.
-LOOK_EVERY_S = 0.2
 
 
 def read_connection_file(path: str) -> dict[str, Any]:
@@ -84,79 +80,86 @@ def read_connection_file(path: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def endpoints_of(info: Mapping[str, Any], endpoint_dir: Path) -> Iterator[ClientEndpoints]:
-    """The endpoints that a connection file names.
-
-    ``ipc`` sockets are made in the private ``endpoint_dir``; where the file says there are links to them, for the time
-    of the context.
-    """
+def listen_of(info: Mapping[str, Any]) -> Listen:
+    """Where a connection file wants clients to connect; ``ipc`` sockets are made in a private directory of the host's."""
     public, secret = info["curve_publickey"], info["curve_secretkey"]
-    curve = {
-        "curve_publickey": public.encode() if public else None,
-        "curve_secretkey": secret.encode() if secret else None,
-    }
-    if info["transport"] == "tcp":
-        yield ClientEndpoints(transport="tcp", ip=info["ip"], ports=info["ports"], **curve)
-        return
+    return Listen(
+        transport=info["transport"],
+        ip=info["ip"] if info["transport"] == "tcp" else "",
+        ports=info["ports"],
+        curve_publickey=public.encode() if public else None,
+        curve_secretkey=secret.encode() if secret else None,
+    )
+
+
+@contextlib.contextmanager
+def links_to(endpoints: Endpoints, info: Mapping[str, Any]) -> Iterator[None]:
+    """For the time of the context, links to ``ipc`` sockets from where the connection file says that they are."""
     with contextlib.ExitStack() as links:
-        for port in info["ports"].values():
+        for channel, port in info["ports"].items() if info["transport"] == "ipc" else ():
             link = Path(f"{info['ip']}-{port}")
             try:
-                link.symlink_to(endpoint_dir / f"k-{port}")
+                link.symlink_to(f"{endpoints.ip}-{endpoints.ports[channel]}")
             except OSError as error:
                 raise ConfigError(f"cannot make the socket {str(link)!r}: {error.strerror}") from error
             links.callback(link.unlink, missing_ok=True)
-        yield ClientEndpoints(transport="ipc", ip=str(endpoint_dir / "k"), ports=info["ports"], **curve)
+        yield
 
 
-async def serve(
-    info: Mapping[str, Any], engine: Engine, settings: Mapping[str, Any], on_signals: Callable[[dict[int, Any]], None]
-) -> int:
-    """Serve one kernel until it ends; returns its exit status. Runs on the engine's loop.
+async def serve(info: Mapping[str, Any], settings: Any) -> int:
+    """Serve one kernel until it ends; returns its exit status. Takes the process's signals, so it runs on the main thread.
 
-    ``on_signals`` is given what to do, on the loop, at a signal. Raises :class:`~fc_kernel.errors.FcKernelError`.
+    Raises :class:`~fc_kernel.errors.FcKernelError`.
     """
-    config = load_config(Config())
-    resolved = await resolve_settings(config, profile={}, environ=os.environ, cwd=Path.cwd(), call=settings)
-    request = KernelRequest(resolved=resolved, argv=resolved.argv, env=guest_environment(os.environ, {}))
     loop = asyncio.get_running_loop()
     serving = asyncio.current_task()
     assert serving is not None  # noqa: S101 - this is a coroutine
     signals: set[asyncio.Task[None]] = set()
+    kernel = None
 
+    async def interrupt() -> None:
+        with contextlib.suppress(FcKernelError):  # a kernel that is not there needs no interrupt
+            if kernel is not None:
+                await kernel.signal(signal.SIGINT)
+
+    def interrupted() -> None:
+        task = loop.create_task(interrupt())
+        signals.add(task)
+        task.add_done_callback(signals.discard)
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
     async with contextlib.AsyncExitStack() as stack:
-        tenant = Tenant.of_this_process(config)
-        endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
-        stack.callback(endpoint_dir.remove)
-        session = engine.open(
-            tenant,
-            stack.enter_context(endpoints_of(info, endpoint_dir.path)),
-            key=info["key"].encode(),
-            signature_scheme=info["signature_scheme"],
-            labels={"kernel_id": info["kernel_name"][:64] or "launcher", "launcher": str(os.getpid())},
-        )
-        stack.push_async_callback(session.aclose)
-
-        async def interrupt() -> None:
-            with contextlib.suppress(FcKernelError):  # a kernel that is not there needs no interrupt
-                await session.signal(signal.SIGINT)
-
-        def interrupted() -> None:
-            task = loop.create_task(interrupt())
-            signals.add(task)
-            task.add_done_callback(signals.discard)
-
-        on_signals({signal.SIGINT: interrupted, signal.SIGTERM: serving.cancel})
-        if (parent := _parent()) is not None:
-            stack.callback(os.close, parent)
-            loop.add_reader(parent, lambda: (loop.remove_reader(parent), serving.cancel()))
-            stack.callback(loop.remove_reader, parent)
         try:
-            await session.start(request)
-            return await session.wait()
+            client = client_for(Tenant.of_this_process(load_config(Config())))
+            raw = RawSettings(
+                profile={},
+                environment=requested_settings(os.environ),
+                notebook=await notebook_settings(os.environ, Path.cwd()),
+                call=settings,
+            )
+            await client.host.check(raw)
+            if (parent := _parent()) is not None:
+                stack.callback(os.close, parent)
+                loop.add_reader(parent, lambda: (loop.remove_reader(parent), serving.cancel()))
+                stack.callback(loop.remove_reader, parent)
+            kernel = await client.open(
+                OpenKernel(
+                    kernel_id=info["kernel_name"][:64] or "launcher",
+                    key=info["key"].encode(),
+                    signature_scheme=info["signature_scheme"],
+                    listen=listen_of(info),
+                    labels={"launcher": str(os.getpid())},
+                    lease_s=LEASE_S,
+                )
+            )
+            stack.push_async_callback(kernel.close)
+            kernel.keep()
+            stack.enter_context(links_to(kernel.endpoints, info))
+            await kernel.start(StartKernel(settings=raw, env=guest_environment(os.environ, {})))
+            return await kernel.wait()
         except asyncio.CancelledError:
-            # Asked to end, in whatever phase; the session's close does it.
+            # Asked to end, in whatever phase; closing the kernel does it.
             return -signal.SIGTERM
 
 
@@ -174,27 +177,6 @@ def _parent() -> int | None:
         raise ConfigError(f"the program that started this one cannot be watched: {error.strerror}") from error
 
 
-class Signals:
-    """The process's signals, delivered to the engine's loop; before there is anyone to take them, SIGTERM ends us."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._handlers: dict[int, Callable[[], object]] = {}
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._signalled)
-
-    def deliver(self, handlers: dict[int, Callable[[], object]]) -> None:
-        """From now on these are called, on the loop."""
-        self._handlers = handlers
-
-    def _signalled(self, signum: int, _frame: FrameType | None) -> None:
-        handler = self._handlers.get(signum)
-        if handler is not None:
-            self._loop.call_soon_threadsafe(handler)
-        elif signum == signal.SIGTERM:
-            raise SystemExit(SIGNALLED + signum)
-
-
 def run(connection_file: str, settings: str) -> int:
     """Serve the connection file until the kernel ends, from the main thread; returns the exit status."""
     try:
@@ -203,13 +185,7 @@ def run(connection_file: str, settings: str) -> int:
             given = json.loads(settings)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--settings is no JSON: {error}") from error
-        engine = Engine.shared()
-        signals = Signals(engine.loop)
-        future = engine.submit(serve(info, engine, given, signals.deliver))
-        while not future.done():
-            wait([future], LOOK_EVERY_S)
-        engine.close()
-        status = future.result()
+        status = asyncio.run(serve(info, given))
     except FcKernelError as error:
         sys.stderr.write(f"fc_kernel.launcher: {error}\n")
         return 1

@@ -1,26 +1,23 @@
-"""The kernel provisioner: what ``jupyter_client`` calls, on the caller's loop, passed on to the engine's."""
+"""The kernel provisioner: what ``jupyter_client`` calls, on the caller's loop, passed on to the host of kernels."""
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
-import weakref
 from typing import Any
 
 import zmq
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from .base.paths import RunDir, new_vm_id
-from .channels.endpoints import CHANNELS, ClientEndpoints
+from .api.calls import Listen, OpenKernel, RawSettings, StartKernel
 from .errors import FcKernelError, StateError
-from .host.engine import Engine
-from .machine.start import KernelRequest
-from .sessions.session import KernelSession
-from .settings.config import FcKernelConfig, load_config
+from .host.client import LEASE_S, HostClient
+from .host.current import client_for
+from .host.held import HeldKernel
+from .settings.config import load_config
 from .settings.notebook import path_on_server
-from .settings.sources import guest_environment, resolve_settings
+from .settings.sources import guest_environment, notebook_settings, requested_settings
 from .settings.tenant import Tenant
 
 log = logging.getLogger(__name__)
@@ -29,8 +26,6 @@ log = logging.getLogger(__name__)
 OWN_ARGUMENTS = frozenset({"kernel_id", "kernel_spec", "parent"})
 #: A guest under emulation answers a shutdown request late; half of this passes before SIGTERM, half before SIGKILL.
 SHUTDOWN_WAIT_S = 20.0
-#: A manager that fails after our launch calls nothing of ours any more; then the kernel is ended.
-FIRST_CALL_WITHIN_S = 60.0
 
 
 class FcProvisioner(KernelProvisionerBase):
@@ -44,14 +39,12 @@ class FcProvisioner(KernelProvisionerBase):
         own = {name: value for name, value in kwargs.items() if name in OWN_ARGUMENTS}
         self._profile = {name: value for name, value in kwargs.items() if name not in OWN_ARGUMENTS}
         super().__init__(**own)
-        self._config: FcKernelConfig | None = None
-        self._session: KernelSession | None = None
-        self._request: KernelRequest | None = None
-        self._scope: str | None = None
+        self._client: HostClient | None = None
+        self._kernel: HeldKernel | None = None
+        self._start: StartKernel | None = None
+        self._ticket = ""
         self._process = False
-        self._wanted = True
         self._launch_took_s = 0.0
-        self._finalizer: weakref.finalize[Any, Any] | None = None
         # The class's default is one dictionary for all kernels.
         self.connection_info = {}
 
@@ -62,70 +55,64 @@ class FcProvisioner(KernelProvisionerBase):
 
     async def poll(self) -> int | None:
         """``None`` while the kernel process runs, else its exit status (0 when there is none)."""
-        self._wanted = True
-        if not self._process or self._session is None:
+        self._carry_on()
+        if not self._process or self._kernel is None:
             return 0
-        return self._session.returncode
+        return self._kernel.returncode
 
     async def wait(self) -> int | None:
         """Until the kernel process has ended."""
-        self._wanted = True
-        session = self._session
-        if session is None or not self._process:
+        self._carry_on()
+        kernel = self._kernel
+        if kernel is None or not self._process:
             self._process = False
             return 0
-        returncode = await Engine.shared().run(session.wait())
+        returncode = await kernel.wait()
         self._process = False
         return returncode
 
     async def send_signal(self, signum: int) -> None:
         """Signal the kernel's process group. Never raises: the manager calls this on dead kernels, too."""
-        self._wanted = True
-        session = self._session
-        if session is None or signum == 0:
+        self._carry_on()
+        kernel = self._kernel
+        if kernel is None or signum == 0:
             return
         try:
-            await Engine.shared().run(session.signal(signum))
+            await kernel.signal(signum)
         except FcKernelError as error:
             log.warning("signal %s did not reach kernel %s: %s", signum, self.kernel_id, error)
 
     async def kill(self, restart: bool = False) -> None:
         """End the kernel process. ``restart`` is not reliable; the VM goes in :meth:`cleanup`, which knows."""
-        if self._session is not None:
-            await Engine.shared().run(self._session.kill())
+        if self._kernel is not None:
+            await self._kernel.kill()
 
     async def terminate(self, restart: bool = False) -> None:
         """SIGTERM to the kernel process."""
         await self.send_signal(signal.SIGTERM)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Resolve the settings; a bad one is refused here, before anything is started.
+        """Gather the settings and have the host look at them; bad ones are refused here, before anything is started.
 
         ``fc_kernel`` are settings of the caller of ``start_kernel``, ``fc_kernel_notebook`` those that it read in a
-        notebook, for clients that do not say which notebook they execute, ``fc_kernel_scope`` what names of snapshots are
-        unique in, for a fork: its parent's.
+        notebook, for clients that do not say which notebook they execute, ``fc_kernel_ticket`` is a fork's.
         """
         call = kwargs.pop("fc_kernel", None)
-        given = kwargs.pop("fc_kernel_notebook", None)
-        self._scope = kwargs.pop("fc_kernel_scope", None)
+        notebook = kwargs.pop("fc_kernel_notebook", None)
+        self._ticket = kwargs.pop("fc_kernel_ticket", "")
         if ignored := kwargs.pop("extra_arguments", None):
             log.warning("kernel %s: these arguments do not reach the guest's kernel: %s", self.kernel_id, ignored)
         prepared = await super().pre_launch(cmd=[], **kwargs)
-        config = load_config(getattr(self.parent, "config", None) or self.config)
-        self._config = config
+        client = client_for(Tenant.of_this_process(load_config(getattr(self.parent, "config", None) or self.config)))
         environ = prepared["env"]
-        spec_env = getattr(self.kernel_spec, "env", None) or {}
-        resolved = await resolve_settings(
-            config,
-            profile=self._profile,
-            environ=environ,
-            cwd=prepared.get("cwd"),
-            contents_manager=self._contents_manager(),
-            notebook=given,
-            call=call,
+        if notebook is None:
+            notebook = await notebook_settings(environ, prepared.get("cwd"), self._contents_manager())
+        settings = RawSettings(
+            profile=self._profile, environment=requested_settings(environ), notebook=notebook, call=call
         )
-        env = guest_environment(environ, spec_env)
-        self._request = KernelRequest(resolved=resolved, argv=resolved.argv, env=env)
+        await client.host.check(settings)
+        spec_env = getattr(self.kernel_spec, "env", None) or {}
+        self._client, self._start = client, StartKernel(settings=settings, env=guest_environment(environ, spec_env))
         return prepared
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
@@ -133,82 +120,65 @@ class FcProvisioner(KernelProvisionerBase):
 
         ``cmd`` is the launcher's, for clients without provisioners; the guest's command is the setting ``argv``.
         """
-        request, config = self._request, self._config
-        if request is None or config is None:
+        client, start = self._client, self._start
+        if client is None or start is None:
             raise StateError("launch_kernel without pre_launch")
-        first = self._session is None
-        engine = Engine.shared()
+        first = self._kernel is None
         since = time.monotonic()
         try:
             if first:
-                await engine.run(self._open_session(engine, request, config))
-            session = self._session
-            if session is None:
+                await self._open_kernel(client, start)
+            kernel = self._kernel
+            if kernel is None:
                 raise StateError("the kernel was cleaned up while it started")
-            await engine.run(session.start(request))
+            await kernel.start(start)
         except BaseException:
             # Nobody calls cleanup after a failed first start. After a failed restart the endpoints wait for the next one.
             if first:
-                await self._close_session()
+                await self._close_kernel()
             raise
         self._launch_took_s = time.monotonic() - since
         self._process = True
-        self._expect_a_call(engine, session)
         return self.connection_info
 
-    async def _open_session(self, engine: Engine, request: KernelRequest, config: FcKernelConfig) -> None:
-        """Make the session; on the engine's loop, so that whoever stops waiting for it still finds it."""
+    async def _open_kernel(self, client: HostClient, start: StartKernel) -> None:
+        """Have the kernel's sockets bound; its lease is renewed once its manager has taken it over."""
         manager: Any = self.parent
-        tenant = Tenant.of_this_process(config)
-        endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
-        ip = str(endpoint_dir.path / "k")
         key, scheme = manager.session.key, manager.session.signature_scheme
-        labels = {"kernel_id": self.kernel_id}
-        if name := request.env.get("JPY_SESSION_NAME"):
-            labels["notebook"] = name[:512]
-            labels["scope"] = path_on_server(name, self._contents_manager())[:512]
-        if self._scope:
-            labels["scope"] = self._scope
+        name = start.env.get("JPY_SESSION_NAME", "")
         public, secret = self._curve_keys()
-        session = engine.open(
-            tenant,
-            ClientEndpoints(transport="ipc", ip=ip, curve_publickey=public, curve_secretkey=secret),
-            key=key,
-            signature_scheme=scheme,
-            labels=labels,
-            endpoint_dir=endpoint_dir,
+        self._kernel = await client.open(
+            OpenKernel(
+                kernel_id=self.kernel_id,
+                key=key,
+                signature_scheme=scheme,
+                listen=Listen(curve_publickey=public, curve_secretkey=secret),
+                notebook=name,
+                scope=path_on_server(name, self._contents_manager()) if name else "",
+                ticket=self._ticket,
+                lease_s=LEASE_S,
+            )
         )
-        self._session = session
-        # A server that gives up on a kernel after five deaths only forgets its manager.
-        self._finalizer = weakref.finalize(self, _abandoned, engine, session, os.getpid())
-        self._finalizer.atexit = False  # the engine closes all sessions then
+        endpoints = self._kernel.endpoints
         info: dict[str, Any] = {
-            "transport": "ipc",
-            "ip": ip,
+            "transport": endpoints.transport,
+            "ip": endpoints.ip,
             "key": key,
             "signature_scheme": scheme,
-            **{f"{channel}_port": session.ports[channel] for channel in CHANNELS},
+            **{f"{channel}_port": port for channel, port in endpoints.ports.items()},
         }
         if public is not None and secret is not None:
             info.update(curve_publickey=public.decode(), curve_secretkey=secret.decode())
         self.connection_info = info  # type: ignore[assignment]  # its keys are all optional, and so is its type
 
-    def _expect_a_call(self, engine: Engine, session: KernelSession) -> None:
-        """End the kernel unless its manager makes some call (``post_launch`` is the first) within a minute."""
-        self._wanted = False
-        myself = weakref.ref(self)
-
-        def look() -> None:
-            provisioner = myself()
-            if provisioner is not None and not provisioner._wanted and provisioner._session is session:
-                log.warning("kernel %s is ended: its manager did not carry on with it", provisioner.kernel_id)
-                session.abandon()
-
-        engine.loop.call_soon_threadsafe(engine.loop.call_later, FIRST_CALL_WITHIN_S, look)
+    def _carry_on(self) -> None:
+        """The manager goes on with the kernel; one that fails after our launch calls nothing of ours any more."""
+        if self._kernel is not None:
+            self._kernel.keep()
 
     async def post_launch(self, **kwargs: Any) -> None:
         """The manager has taken the kernel over."""
-        self._wanted = True
+        self._carry_on()
         await super().post_launch(**kwargs)
 
     def _curve_keys(self) -> tuple[bytes | None, bytes | None]:
@@ -234,16 +204,13 @@ class FcProvisioner(KernelProvisionerBase):
     async def cleanup(self, restart: bool = False) -> None:
         """After the kernel has ended: end the VM too, unless this is a restart. May be called twice, or before a launch."""
         if not restart:
-            await self._close_session()
+            await self._close_kernel()
 
-    async def _close_session(self) -> None:
-        session, self._session = self._session, None
-        finalizer, self._finalizer = self._finalizer, None
+    async def _close_kernel(self) -> None:
+        kernel, self._kernel = self._kernel, None
         self._process = False
-        if finalizer is not None:
-            finalizer.detach()
-        if session is not None:
-            await Engine.shared().run(session.aclose())
+        if kernel is not None:
+            await kernel.close()
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Longer than for a local process."""
@@ -258,9 +225,3 @@ class FcProvisioner(KernelProvisionerBase):
         info = await super().get_provisioner_info()
         shown = {name: value for name, value in self.connection_info.items() if name != "key" and "curve" not in name}
         return {**info, "connection_info": shown}
-
-
-def _abandoned(engine: Engine, session: KernelSession, pid: int) -> None:
-    """The provisioner was collected as garbage: nobody can end this kernel any more."""
-    if pid == os.getpid() and not engine.loop.is_closed():
-        engine.loop.call_soon_threadsafe(session.abandon)

@@ -29,7 +29,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 DEADLINE_S = 20.0
 #: One engine and what it needs stays for the whole process, by design; so do libraries' own helpers.
 KEPT_DESCRIPTORS = 8
-KEPT_THREADS = ("fc-kernel-engine", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "IOPub", "Thread-", "AnyIO")
+KEPT_THREADS = (
+    "fc-kernel-engine",
+    "fc-kernel-client",
+    "asyncio_",
+    "ThreadPoolExecutor",
+    "pytest_timeout",
+    "IOPub",
+    "Thread-",
+    "AnyIO",
+)
 
 
 #: How each image of the tests is built.

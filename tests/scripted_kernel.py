@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import queue
 from collections import defaultdict
@@ -16,18 +17,19 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from traitlets.config import Config
 
-from fc_kernel.base.paths import RunDir, new_vm_id
-from fc_kernel.channels.endpoints import CHANNELS, ClientEndpoints
+from fc_kernel.api.calls import OpenKernel, RawSettings, StartKernel, TakeSnapshot
+from fc_kernel.host.client import LEASE_S, HostClient
 from fc_kernel.host.engine import Engine
-from fc_kernel.machine.start import KernelRequest
+from fc_kernel.host.held import HeldKernel
+from fc_kernel.host.local import LocalHost
 from fc_kernel.sessions.fork import ForkInfo
 from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
-from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots.store import SnapshotStore
 from fc_kernel.testing import FakeVmm
 
+from .encoded_host import wrapped
 from .waiting import until
 
 DEADLINE_S = 120.0
@@ -147,27 +149,26 @@ class Client:
 class ScriptedKernel:
     """A session and a client of it."""
 
-    def __init__(self, tenant: Tenant, engine: Engine, kernel_id: str) -> None:
+    def __init__(self, tenant: Tenant, engine: Engine, host: HostClient, kernel_id: str) -> None:
         self.tenant = tenant
         self.config = tenant.config
         self.engine = engine
         self.kernel_id = kernel_id
+        self._host = host
+        self.held: HeldKernel
         self.session: KernelSession
         self.client: Client
         self._clients: list[Client] = []
 
     async def open(self) -> ScriptedKernel:
-        endpoint_dir = RunDir.create(self.tenant.run_dir, new_vm_id())
-        ip = str(endpoint_dir.path / "k")
-
-        async def make() -> KernelSession:
-            endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            labels = {"kernel_id": self.kernel_id, "scope": SCOPE}
-            return self.engine.open(self.tenant, endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir)
-
-        self.session = await self.engine.run(make())
-        ports = {f"{channel}_port": self.session.ports[channel] for channel in CHANNELS}
-        self._info = {"transport": "ipc", "ip": ip, "key": KEY, "signature_scheme": "hmac-sha256", **ports}
+        self.held = await self._host.open(OpenKernel(kernel_id=self.kernel_id, key=KEY, scope=SCOPE, lease_s=LEASE_S))
+        self.held.keep()
+        session = self.engine.session_of(self.kernel_id)
+        assert session is not None
+        self.session = session
+        endpoints = self.held.endpoints
+        ports = {f"{channel}_port": port for channel, port in endpoints.ports.items()}
+        self._info = {"transport": "ipc", "ip": endpoints.ip, "key": KEY, "signature_scheme": "hmac-sha256", **ports}
         self.client = self.new_client()
         return self
 
@@ -177,9 +178,7 @@ class ScriptedKernel:
         return self._clients[-1]
 
     async def start(self, **settings: Any) -> None:
-        source = Source("call", {"mem_size_mib": MEM_MIB, **settings})
-        resolved = resolve([self.config.as_source(), source], self.config.limits())
-        await self.engine.run(self.session.start(KernelRequest(resolved=resolved)))
+        await self.held.start(StartKernel(settings=RawSettings(call={"mem_size_mib": MEM_MIB, **settings})))
 
     @property
     def store(self) -> SnapshotStore:
@@ -197,10 +196,10 @@ class ScriptedKernel:
 
     async def snapshot(self, name: str | None = None) -> str:
         """Take one from outside; returns its name."""
-        return (await self.engine.run(self.session.take_snapshot(name))).snapshot.name
+        return (await self._host.host.snapshot(self.kernel_id, TakeSnapshot(name=name))).name
 
     async def restore(self, name: str) -> None:
-        await self.engine.run(self.session.restore(name))
+        await self._host.host.restore(self.kernel_id, name)
 
     async def fork(self, count: int, name: str | None = None) -> list[ForkInfo]:
         return await self.engine.run(self.session.fork(count, name))
@@ -220,7 +219,7 @@ class ScriptedKernel:
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
-        await self.engine.run(self.session.aclose())
+        await self.held.close()
 
 
 @asynccontextmanager
@@ -228,11 +227,15 @@ async def scripted_kernels(**config: Any) -> AsyncIterator[Callable[..., Awaitab
     """Makes started kernels of one engine; all end with the block. ``tenant`` are fields of a tenant that is not the user."""
     given = {"monitor": "fake", "minimum_tier": "none", "min_free_bytes": 0, **config}
     engine = Engine()
+    hosts: dict[Tenant, HostClient] = {}
     kernels: list[ScriptedKernel] = []
+    numbers = itertools.count()
 
     async def make(*, tenant: dict[str, Any] | None = None, **settings: Any) -> ScriptedKernel:
-        whose = Tenant.of_this_process(FcKernelConfig(config=Config({"FcKernelConfig": given})))
-        kernel = ScriptedKernel(replace(whose, **tenant or {}), engine, f"k{len(kernels)}")
+        own = Tenant.of_this_process(FcKernelConfig(config=Config({"FcKernelConfig": given})))
+        whose = replace(own, **tenant or {})
+        host = hosts.setdefault(whose, HostClient(wrapped(LocalHost(whose, engine=engine))))
+        kernel = ScriptedKernel(whose, engine, host, f"k{next(numbers)}")
         kernels.append(await kernel.open())
         await kernel.start(**settings)
         return kernel

@@ -1,16 +1,22 @@
-"""From an exception to what the client sees: a status, one line, a class and, where there is one, the console's tail."""
+"""Errors as data: what a browser sees of one (status, one line, class, console's tail), and how one crosses the boundary.
+
+:func:`crossing` and :func:`error_of` are each other's reverse: whoever called the host catches the class that was raised there.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import cast
 
 from tornado.web import HTTPError
 
+from .. import errors
 from ..base.text import without_controls
 from ..errors import (
     FcKernelError,
+    KernelNotFound,
     LaunchError,
     LimitError,
     QuotaExceeded,
@@ -27,12 +33,15 @@ from .models import Failure
 #: A dialog's line; what is longer is cut.
 MAX_MESSAGE = 600
 MAX_DETAILS = 50
+#: Between a launch's error and the lines of the console, as :class:`~fc_kernel.errors.LaunchError` writes it.
+CONSOLE_HEADING = "\nlast lines of the console:"
 
 #: The first class that fits decides. What is not here is the host's or the VM's own failure.
 STATUS: tuple[tuple[type[FcKernelError], HTTPStatus], ...] = (
     (LimitError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (SpecError, HTTPStatus.BAD_REQUEST),
     (SnapshotNotFound, HTTPStatus.NOT_FOUND),
+    (KernelNotFound, HTTPStatus.NOT_FOUND),
     (SnapshotExists, HTTPStatus.CONFLICT),
     (SnapshotInUse, HTTPStatus.CONFLICT),
     (QuotaExceeded, HTTPStatus.INSUFFICIENT_STORAGE),
@@ -82,9 +91,9 @@ def failure_of(error: BaseException) -> tuple[int, Failure]:
         return error.status, _failure(str(error), error.reason)
     if isinstance(error, FcKernelError):
         status = next((status for kind, status in STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
-        details = error.console if isinstance(error, LaunchError) else ()
-        field = error.field if isinstance(error, SpecError) else None
-        return status, _failure(str(error), type(error).__name__, details, field)
+        whole = crossing(error)
+        first = (whole.message.splitlines() or [""])[0]
+        return status, _failure(first, whole.reason, tuple(whole.details), whole.field, whole.source)
     if isinstance(error, HTTPError):
         status_code = error.status_code
         phrase = HTTPStatus(status_code).phrase if status_code in _CODES else "Error"
@@ -109,7 +118,57 @@ def _log_message(error: HTTPError) -> str:
     return message
 
 
-def _failure(message: str, reason: str, details: tuple[str, ...] = (), field: str | None = None) -> Failure:
+def crossing(error: FcKernelError) -> Failure:
+    """An error as a host tells it to its own client, whole: with paths, and all lines of its message."""
+    details: tuple[str, ...] = ()
+    message = str(error)
+    if isinstance(error, LaunchError):
+        # Its message ends with the console, which has a field of its own.
+        details, message = error.console, message.partition(CONSOLE_HEADING)[0]
+    spec = error if isinstance(error, SpecError) else None
+    return Failure(
+        message=message,
+        reason=type(error).__name__,
+        details=list(details),
+        field=spec.field if spec else None,
+        source=spec.source if spec else None,
+    )
+
+
+def error_of(failure: Failure) -> FcKernelError:
+    """The error that a failure tells of, of the same class; one whose class we do not know is a plain FcKernelError.
+
+    The message is the same; of the values that it was made of only ``console``, ``field`` and ``source`` are kept.
+    """
+    kind = getattr(errors, failure.reason, FcKernelError)
+    if not (isinstance(kind, type) and issubclass(kind, FcKernelError)):
+        kind = FcKernelError
+    if issubclass(kind, LaunchError):
+        launch = cast("type[LaunchError]", kind)
+        return launch(failure.message, console=failure.details)
+    message = "\n  | ".join([failure.message, *failure.details])
+    # Not by its constructor: that makes the message of parts, and this is the whole of it.
+    error = kind.__new__(kind, message)
+    error.__dict__.update(dict.fromkeys(_PARTS.get(kind, ())))
+    if isinstance(error, SpecError):
+        error.__dict__.update(field=failure.field or "", source=failure.source, value=None, allowed="")
+    return error
+
+
+#: Attributes of errors that do not cross.
+_PARTS: Mapping[type[FcKernelError], tuple[str, ...]] = {
+    errors.UnsupportedByMonitor: ("what", "needs", "found"),
+    errors.SnapshotCorrupt: ("part",),
+    errors.SnapshotIncompatible: ("field", "have", "want"),
+    errors.MonitorExited: ("returncode",),
+    errors.MonitorApiError: ("status",),
+    errors.AgentError: ("code",),
+}
+
+
+def _failure(
+    message: str, reason: str, details: tuple[str, ...] = (), field: str | None = None, source: str | None = None
+) -> Failure:
     first = (message.splitlines() or [""])[0]
     shown = without_host_paths(without_controls(first))
     return Failure(
@@ -117,6 +176,7 @@ def _failure(message: str, reason: str, details: tuple[str, ...] = (), field: st
         reason=reason,
         details=[without_host_paths(without_controls(line)) for line in details[-MAX_DETAILS:]],
         field=field,
+        source=source,
     )
 
 

@@ -200,3 +200,4 @@ class Failure(Answer):
     reason: str = Field(description="class of the error, such as SnapshotExists")
     details: list[str] = Field(description="last lines of the guest's console, where there are any")
     field: str | None = Field(None, description="dotted path of the value that was refused")
+    source: str | None = Field(None, description="who gave that value: kernelspec, notebook, call, request …")

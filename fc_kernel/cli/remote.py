@@ -13,6 +13,8 @@ from jupyter_server.serverapp import list_running_servers
 from traitlets import Unicode
 
 from .. import errors
+from ..api.failures import error_of
+from ..api.models import Failure
 from ..base.text import without_controls
 from ..errors import ConfigError, FcKernelError
 from .command import JSON_FLAG, Command
@@ -80,15 +82,16 @@ def _refusal(response: httpx.Response, url: str) -> FcKernelError:
         said = None
     if not isinstance(said, dict) or not isinstance(said.get("message"), str):
         return ConfigError(f"the server at {url} answered with HTTP status {response.status_code}")
-    details = [str(line) for line in said.get("details") or () if isinstance(line, str)]
-    message = without_controls("\n  | ".join([said["message"], *details]))
+    failure = Failure.model_construct(
+        message=without_controls(said["message"]),
+        reason=str(said.get("reason")),
+        details=[without_controls(line) for line in said.get("details") or () if isinstance(line, str)],
+        field=None,
+        source=None,
+    )
     if response.status_code == httpx.codes.FORBIDDEN:
-        message += f" (the server at {url}; --token)"
-    kind = getattr(errors, str(said.get("reason")), FcKernelError)
-    if not (isinstance(kind, type) and issubclass(kind, FcKernelError)):
-        kind = FcKernelError
-    # Not by its constructor: that makes the message of parts, and this is the whole of it.
-    return kind.__new__(kind, message)
+        failure = failure.model_copy(update={"message": f"{failure.message} (the server at {url}; --token)"})
+    return error_of(failure)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
-import functools
 import logging
 import os
 import threading
@@ -20,19 +18,16 @@ from ..api.events import Event
 from ..base.loop_thread import LoopThread
 from ..base.paths import RunDir
 from ..channels.endpoints import ClientEndpoints
+from ..errors import StateError
 from ..sessions.fork import Forker, ForkInfo, ForkRequest
 from ..sessions.session import KernelSession
 from ..settings.tenant import Tenant
 from ..supply.supply import Supply
-from .standalone import standalone
 
 log = logging.getLogger(__name__)
 
 #: Ending a VM takes milliseconds; at the interpreter's exit we wait no longer than this for all of them.
 CLOSE_DEADLINE_S = 15.0
-
-#: Is told of each event, on the engine's loop.
-Subscriber = Callable[[Event], None]
 
 
 class Closing(Protocol):
@@ -53,9 +48,6 @@ class Engine(LoopThread):
         self._closers: set[Closing] = set()
         self._kernels: dict[str, KernelSession] = {}
         self._supplies: dict[Tenant, Supply] = {}
-        self._subscribers: list[Subscriber] = []
-        #: Makes a kernel of a fork, in place of :func:`~fc_kernel.host.standalone.standalone`: a server has its own way.
-        self.forker: Forker | None = None
         super().__init__("fc-kernel-engine")
         atexit.register(self.close)
 
@@ -76,10 +68,14 @@ class Engine(LoopThread):
         signature_scheme: str = "hmac-sha256",
         labels: Mapping[str, str] | None = None,
         endpoint_dir: RunDir | None = None,
+        emit: Callable[[Event], None] | None = None,
+        on_closed: Callable[[], None] | None = None,
+        fork_one: Forker | None = None,
     ) -> KernelSession:
         """A session whose sockets are bound and that has no kernel yet; on the loop. The engine closes it at its own end.
 
-        ``endpoint_dir`` holds the sockets and is removed with the session, or when this fails.
+        ``endpoint_dir`` holds the sockets and is removed with the session, or when this fails. ``emit`` is told what happens,
+        ``on_closed`` that all is released, and ``fork_one`` makes a kernel of a fork; without it there are no forks.
         """
         session = KernelSession(
             self.supply(tenant),
@@ -88,25 +84,22 @@ class Engine(LoopThread):
             signature_scheme=signature_scheme,
             labels=labels,
             endpoint_dir=endpoint_dir,
-            emit=self.emit,
-            on_closed=lambda: self._closed(session),
-            fork_one=functools.partial(self._fork_one, tenant),
+            emit=emit or _not_told,
+            on_closed=lambda: self._closed(session, on_closed),
+            fork_one=fork_one or _no_forks,
         )
         self.adopt(session)
         if session.kernel_id:
             self._kernels[session.kernel_id] = session
         return session
 
-    async def _fork_one(self, tenant: Tenant, request: ForkRequest) -> ForkInfo:
-        if self.forker is not None:
-            return await self.forker(request)
-        return await standalone(self, tenant, request)
-
-    def _closed(self, session: KernelSession) -> None:
+    def _closed(self, session: KernelSession, on_closed: Callable[[], None] | None) -> None:
         self.release(session)
         # Unless another has its id by now.
         if self._kernels.get(session.kernel_id) is session:
             del self._kernels[session.kernel_id]
+        if on_closed is not None:
+            on_closed()
 
     def session_of(self, kernel_id: str) -> KernelSession | None:
         """The session of a kernel, from any thread; ``None`` when no microVM of this process runs it."""
@@ -123,24 +116,6 @@ class Engine(LoopThread):
             supply = self._supplies[tenant] = Supply(tenant)
             self.adopt(supply)
         return supply
-
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call ``subscriber`` with each event of every session, in order, on the loop; returns what ends that."""
-        self._subscribers.append(subscriber)
-
-        def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._subscribers.remove(subscriber)
-
-        return unsubscribe
-
-    def emit(self, event: Event) -> None:
-        """Tell all subscribers; what fails there is their business."""
-        for subscriber in list(self._subscribers):
-            try:
-                subscriber(event)
-            except Exception:
-                log.exception("a subscriber to events failed")
 
     def adopt(self, closing: Closing) -> None:
         """Close it (its ``aclose``) when the process ends."""
@@ -163,3 +138,11 @@ class Engine(LoopThread):
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
                 log.error("a VM was not closed in order: %s", result)
+
+
+def _not_told(_event: Event) -> None:
+    """Where nobody wants to know."""
+
+
+async def _no_forks(_request: ForkRequest) -> ForkInfo:
+    raise StateError("nobody is there who could start a fork")

@@ -1,85 +1,91 @@
-"""Forks that belong to this process and nobody else: any client can attach to their connection files."""
+"""Forks of a process without a server extension: kernels of this process, to which any client attaches by a connection file.
+
+They end with their kernel process (a client's shutdown request), or with this process.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jupyter_core.paths import jupyter_runtime_dir
 
-from ..api.events import Event, StateChanged
-from ..base.paths import RunDir, new_vm_id
-from ..channels.endpoints import CHANNELS, ClientEndpoints
-from ..machine.start import KernelRequest
-from ..sessions.fork import ForkInfo, ForkRequest
-from ..sessions.session import KernelSession
+from ..api.calls import ForkResult, OpenKernel, StartKernel
+from ..api.events import ForkWanted
+from ..api.models import ForkTicket
 from ..settings.kernelspec import DEFAULT_NAME
-from ..settings.tenant import Tenant
+from .held import HeldKernel
+
+SIGNATURE_SCHEME = "hmac-sha256"
 
 
-class Opener(Protocol):
-    """What this needs of the engine."""
-
-    def open(
-        self,
-        tenant: Tenant,
-        endpoints: ClientEndpoints,
-        *,
-        key: bytes,
-        labels: dict[str, str],
-        endpoint_dir: RunDir,
-    ) -> KernelSession:
-        """A session that has no kernel yet."""
-
-    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Be told of each event; returns what ends that."""
+@dataclass(frozen=True)
+class _Fork:
+    kernel: HeldKernel
+    connection_file: Path
 
 
-async def standalone(engine: Opener, tenant: Tenant, request: ForkRequest) -> ForkInfo:
-    """Start one; on the engine's loop. It ends with its kernel process (a client's shutdown request), or with this process."""
-    kernel_id = str(uuid.uuid4())
-    key = secrets.token_hex(32)
-    endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
-    ip = str(endpoint_dir.path / "k")
-    session = engine.open(
-        tenant,
-        ClientEndpoints(transport="ipc", ip=ip),
-        key=key.encode(),
-        labels={"kernel_id": kernel_id, "fork_of": request.parent_kernel_id, "scope": request.scope},
-        endpoint_dir=endpoint_dir,
-    )
-    try:
-        resolved = request.resolved
-        await session.start(KernelRequest(resolved=resolved, argv=resolved.argv, env=request.env))
-        info: dict[str, Any] = {
-            "transport": "ipc",
-            "ip": ip,
-            "key": key,
-            "signature_scheme": "hmac-sha256",
-            # By which a client finds the language; those of others are their owners' to name.
-            **({} if request.resolved.argv else {"kernel_name": DEFAULT_NAME}),
-            **{f"{channel}_port": session.ports[channel] for channel in CHANNELS},
-        }
-        path = _write(kernel_id, info)
-    except BaseException:
-        await session.aclose()
-        raise
+class StandaloneForks:
+    """Keeps the forks that it has made until their kernel processes end."""
 
-    def heard(event: Event) -> None:
-        if isinstance(event, StateChanged) and event.kernel_id == kernel_id and event.state == "dead":
-            unsubscribe()
+    def __init__(self, open_kernel: Callable[[OpenKernel], Awaitable[HeldKernel]], *, lease_s: float) -> None:
+        self._open = open_kernel
+        self._lease_s = lease_s
+        self._forks: dict[str, _Fork] = {}
+
+    async def make(self, wanted: ForkWanted) -> list[ForkResult]:
+        """A kernel for each ticket; one that fails says so in its ``error``."""
+        made = await asyncio.gather(*(self._make(each) for each in wanted.tickets), return_exceptions=True)
+        for each in made:
+            if isinstance(each, asyncio.CancelledError):
+                raise each
+        return [
+            ForkResult(ticket=ticket.ticket, error=str(each) or type(each).__name__)
+            if isinstance(each, BaseException)
+            else each
+            for ticket, each in zip(wanted.tickets, made, strict=True)
+        ]
+
+    async def _make(self, ticket: ForkTicket) -> ForkResult:
+        kernel_id, key = str(uuid.uuid4()), secrets.token_hex(32)
+        kernel = await self._open(
+            OpenKernel(kernel_id=kernel_id, key=key.encode(), ticket=ticket.ticket, lease_s=self._lease_s)
+        )
+        try:
+            settings = await kernel.start(StartKernel())
+            endpoints = kernel.endpoints
+            info: dict[str, Any] = {
+                "transport": endpoints.transport,
+                "ip": endpoints.ip,
+                "key": key,
+                "signature_scheme": SIGNATURE_SCHEME,
+                # By which a client finds the language; those of others are their owners' to name.
+                **({} if settings.argv else {"kernel_name": DEFAULT_NAME}),
+                **{f"{channel}_port": port for channel, port in endpoints.ports.items()},
+            }
+            path = _write(kernel_id, info)
+        except BaseException:
+            await kernel.close()
+            raise
+        kernel.keep()
+        self._forks[kernel_id] = _Fork(kernel, path)
+        return ForkResult(ticket=ticket.ticket, kernel_id=kernel_id, name=ticket.name, connection_file=str(path))
+
+    async def ended(self, kernel_id: str) -> None:
+        """The kernel process of a fork has ended; nothing happens for one that is none of ours."""
+        fork = self._forks.pop(kernel_id, None)
+        if fork is not None:
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            session.abandon()
-
-    unsubscribe = engine.subscribe(heard)
-    return ForkInfo(kernel_id=kernel_id, name=request.snapshot.name, connection_file=str(path))
+                fork.connection_file.unlink(missing_ok=True)
+            await fork.kernel.close()
 
 
 def _write(kernel_id: str, info: dict[str, Any]) -> Path:

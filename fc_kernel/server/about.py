@@ -10,15 +10,11 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from .. import __version__
-from ..api.failures import without_host_paths
-from ..api.models import MAX_FORKS, Limits, Status
+from ..api.calls import RawSettings
+from ..api.models import Status
 from ..api.openapi import description
-from ..errors import FcKernelError, SpecError
-from ..settings.config import FcKernelConfig
-from ..settings.schema import check_settings, defaults_of, limited_schema
-from ..vmm.monitors import choose_monitor
+from ..errors import SpecError
 from .base import Handler
-from .hosting import in_thread
 
 
 class StatusHandler(Handler):
@@ -32,11 +28,7 @@ class StatusHandler(Handler):
             message = "kernels are on a gateway; their machines cannot be seen from here"
             self.answer(Status(version=__version__, tier=None, gateway=True, limits=None, message=message))
             return
-        config = self.extension.config
-        tier, message = await in_thread(best_tier, config)
-        self.answer(
-            Status(version=__version__, tier=tier, gateway=False, limits=limits_of(config), message=message or None)
-        )
+        self.answer(await self.host.status())
 
 
 class SchemaHandler(Handler):
@@ -46,15 +38,13 @@ class SchemaHandler(Handler):
     @authorized
     async def get(self) -> None:
         """The JSON Schema of ``metadata.fc_kernel``, with the administrator's limits."""
-        _ = self.host
-        self.answer(limited_schema(self.extension.config))
+        self.answer(await self.host.schema())
 
     @web.authenticated
     @authorized(action="read")  # type: ignore[untyped-decorator]
     async def post(self) -> None:
         """Look at settings as a start would; 204 when there is nothing to say against them."""
-        _ = self.host
-        check_settings(self.extension.config, settings_of(self.request.body))
+        await self.host.check(RawSettings(notebook=settings_of(self.request.body)))
         self.set_status(HTTPStatus.NO_CONTENT)
         self.finish()
 
@@ -80,27 +70,3 @@ def settings_of(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SpecError("fc_kernel", value, "an object of names and values", source="request")
     return value
-
-
-def best_tier(config: FcKernelConfig) -> tuple[str | None, str]:
-    """The tier that a kernel with default settings gets, and where there is none the reason."""
-    try:
-        return str(choose_monitor(defaults_of(config), config).tier), ""
-    except FcKernelError as error:
-        return None, without_host_paths(str(error).partition("\n")[0])
-
-
-def limits_of(config: FcKernelConfig) -> Limits:
-    """The administrator's limits."""
-    limits = config.limits()
-    return Limits(
-        max_vcpu_count=limits.max_vcpu_count,
-        max_mem_size_mib=limits.max_mem_size_mib,
-        max_start_timeout_s=limits.max_start_timeout_s,
-        minimum_tier=str(limits.minimum_tier),
-        allowed_images=None if limits.allowed_images is None else sorted(limits.allowed_images),
-        networks=sorted(limits.networks),
-        max_snapshots=config.max_snapshots,
-        max_snapshot_bytes=config.max_snapshot_bytes,
-        max_forks=min(MAX_FORKS, config.max_forks),
-    )

@@ -13,9 +13,12 @@ from pydantic import BaseModel
 from tornado.web import HTTPError
 
 from ..api.failures import failure_of, no_microvm, too_large, unknown_kernel, with_gateway
+from ..api.models import Snapshot
+from ..errors import SnapshotNotFound
+from ..host.service import KernelHost
 from ..settings.spec import parse_json
+from ..snapshots.naming import is_id
 from .extension import Extension
-from .hosting import Host, Session, Snapshot
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,8 +47,8 @@ class Handler(APIHandler):
             raise too_large(self.max_body_bytes)
 
     @property
-    def host(self) -> Host:
-        """The engine and the store; refused where kernels are elsewhere."""
+    def host(self) -> KernelHost:
+        """The user's host; refused where kernels are elsewhere."""
         if self.extension.gateway:
             raise with_gateway()
         return self.extension.host
@@ -56,20 +59,21 @@ class Handler(APIHandler):
         if not await ensure_async(answer):
             raise HTTPError(HTTPStatus.FORBIDDEN, f"User is not authorized to {action} on resource: {resource}.")
 
-    def session(self, kernel_id: str) -> Session:
-        """The session of a kernel of this server; 404 when there is none."""
-        _ = self.host
+    def host_of(self, kernel_id: str) -> KernelHost:
+        """The host of a kernel of this server; 404 when the kernel is in no microVM, or there is none."""
+        host = self.host
         if kernel_id not in self.kernel_manager:
             raise unknown_kernel(kernel_id)
-        session = self.extension.session_of(kernel_id)
-        if session is None:
+        if not self.extension.is_ours(kernel_id):
             raise no_microvm(kernel_id, self.kernel_manager.get_kernel(kernel_id).kernel_name)
-        self.extension.events.watch(kernel_id, session)
-        return session
+        return host
 
     async def snapshot(self, snapshot_id: str) -> Snapshot:
-        """The snapshot with this very id; 404 when there is none."""
-        return await self.extension.snapshot(self.host, snapshot_id)
+        """The snapshot with this very id; 404 when there is none. A name is no id."""
+        host = self.host
+        if not is_id(snapshot_id):
+            raise SnapshotNotFound(f"there is no snapshot {snapshot_id[:64]!r}")
+        return await host.find_snapshot(snapshot_id)
 
     def read(self, model: type[Model]) -> Model:
         """The request's body; raises :class:`~fc_kernel.errors.SpecError` for what is not allowed in it."""

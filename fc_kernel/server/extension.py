@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_server.gateway.managers import GatewayMappingKernelManager
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.utils import url_path_join
 
-from ..errors import SnapshotNotFound
 from ..settings.config import FcKernelConfig, load_config
 from ..settings.kernelspec import PROVISIONER, provisioner_of
 from .events import Events
 from .forking import Forks
-from .hosting import Host, Session, Snapshot, in_thread
+
+if TYPE_CHECKING:
+    from ..host.client import HostClient
+    from ..host.service import KernelHost
 
 
 class Extension:
     """Used on the server's loop."""
 
-    def __init__(self, serverapp: ServerApp, host: Host | None = None) -> None:
-        """``host`` is the process's engine and store unless a test gives another."""
+    def __init__(self, serverapp: ServerApp, client: HostClient | None = None) -> None:
+        """``client`` is this process's own of the user's host, unless a test gives another."""
         self.serverapp = serverapp
         self.gateway = isinstance(serverapp.kernel_manager, GatewayMappingKernelManager)
-        self._host = host
-        self.events = Events(self)
-        self.forks = Forks(self)
-        if host is not None:
-            host.set_forker(self.forks.from_the_engine)
+        self._client = client
+        self.forks = Forks(serverapp, lambda: self.host)
+        self.events = Events(serverapp, self.forks, self.is_ours, lambda: self.client)
 
     @property
     def config(self) -> FcKernelConfig:
@@ -36,49 +36,38 @@ class Extension:
         return load_config(self.serverapp.config)
 
     @property
-    def host(self) -> Host:
-        """The engine and the store, made when they are first needed: a server without microVMs has no engine."""
-        if self._host is None:
-            from .engine_host import EngineHost  # noqa: PLC0415 - its imports take longer than the server's start
+    def client(self) -> HostClient:
+        """The user's host, made when it is first needed: a server without microVMs has none."""
+        if self._client is None:
+            from ..host.current import client_for  # noqa: PLC0415 - its imports take longer than the server's start
+            from ..settings.tenant import Tenant  # noqa: PLC0415
 
-            self._host = EngineHost(self.config)
-            self._host.set_forker(self.forks.from_the_engine)
-        return self._host
+            self._client = client_for(Tenant.of_this_process(self.config))
+        return self._client
 
-    def session_of(self, kernel_id: str) -> Session | None:
-        """The session of a kernel of this server; ``None`` when it is another provisioner's, or its VM is gone."""
+    @property
+    def host(self) -> KernelHost:
+        """The user's host; what happens there is told from now on."""
+        host = self.client.host
+        self.events.follow()
+        return host
+
+    def is_ours(self, kernel_id: str) -> bool:
+        """Whether a kernel of this server is in a microVM, and not another provisioner's."""
         manager = self.serverapp.kernel_manager
         spec = manager.get_kernel(kernel_id).kernel_spec if kernel_id in manager else None
-        if spec is None or provisioner_of(spec) != PROVISIONER:
-            return None
-        return self.host.session_of(kernel_id)
-
-    async def current(self) -> frozenset[str]:
-        """Ids of the snapshots where this server's kernels stand now."""
-        sessions = [self.session_of(each) for each in self.serverapp.kernel_manager.list_kernel_ids()]
-
-        async def ask() -> frozenset[str]:
-            return frozenset(filter(None, (each.info().get("current") for each in sessions if each is not None)))
-
-        return await self.host.run(ask()) if any(sessions) else frozenset()
-
-    async def snapshot(self, host: Host, snapshot_id: str) -> Snapshot:
-        """The snapshot with this very id; a name that looks like an id is none."""
-        for snapshot in await in_thread(host.store.list):
-            if snapshot.id == snapshot_id:
-                return snapshot
-        raise SnapshotNotFound(f"there is no snapshot {snapshot_id[:64]!r}")
+        return spec is not None and provisioner_of(spec) == PROVISIONER
 
 
 #: The extension of each server of this process.
 _EXTENSIONS: weakref.WeakKeyDictionary[Any, Extension] = weakref.WeakKeyDictionary()
 
 
-def load(serverapp: ServerApp, host: Host | None = None) -> Extension:
+def load(serverapp: ServerApp, client: HostClient | None = None) -> Extension:
     """Put the extension into a server."""
     from .routes import ROUTES  # noqa: PLC0415 - the handlers need what is above
 
-    extension = Extension(serverapp, host)
+    extension = Extension(serverapp, client)
     _EXTENSIONS[serverapp] = extension
     base_url = serverapp.web_app.settings["base_url"]
     web_app: Any = serverapp.web_app

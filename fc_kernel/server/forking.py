@@ -4,64 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from jupyter_core.utils import ensure_async
+from jupyter_server.serverapp import ServerApp
 from jupyter_server.utils import url_path_join
 
+from ..api.calls import ForkResult
+from ..api.events import ForkWanted
 from ..api.failures import Refusal
-from ..api.models import ForkedKernel
+from ..api.models import ForkedKernel, ForkTicket
 from ..errors import FcKernelError, LaunchError, StateError
-from .hosting import Fork, ForkWish, Session
 
 if TYPE_CHECKING:
-    from .extension import Extension
+    from ..host.service import KernelHost
 
 #: So many names are tried for a copy; who has more forks of one notebook should tidy up.
 MAX_COPIES = 1000
 
 
 class Forks:
-    """Used on the server's loop, but for :meth:`from_the_engine`."""
+    """Starts an ordinary kernel of this server for each ticket of a fork. Used on the server's loop."""
 
-    def __init__(self, extension: Extension) -> None:
-        self._extension = extension
+    def __init__(self, serverapp: ServerApp, host: Callable[[], KernelHost]) -> None:
+        """``host`` gives the user's host, which is not made before it is needed."""
+        self._host = host
         # Their methods have annotations in part.
-        self._manager: Any = extension.serverapp.kernel_manager
-        self._sessions: Any = extension.serverapp.session_manager
-        self._contents: Any = extension.serverapp.contents_manager
-        self._server = extension.serverapp
+        self._manager: Any = serverapp.kernel_manager
+        self._sessions: Any = serverapp.session_manager
+        self._contents: Any = serverapp.contents_manager
+        self._server = serverapp
         # Looking for a free name and taking it are two calls of the contents manager.
         self._naming = asyncio.Lock()
 
-    async def from_the_engine(self, wish: ForkWish) -> Any:
-        """The engine's forker: called on its loop, works on the server's."""
-        making = self._make(wish)
-        try:
-            future = asyncio.run_coroutine_threadsafe(making, self._server.io_loop.asyncio_loop)  # type: ignore[attr-defined]
-        except RuntimeError:
-            making.close()
-            raise StateError("the server has ended") from None
-        try:
-            return await asyncio.wrap_future(future)
-        except FcKernelError:
-            raise
-        except Exception as error:
-            # Whatever the server's managers raise: a cell waits for the answer.
-            raise LaunchError(f"the fork did not start: {str(error).partition(chr(10))[0]}") from error
+    async def answer(self, wanted: ForkWanted) -> None:
+        """Start the forks that a cell asks for, each for itself, and report what came of them."""
+        await self._host().forked(wanted.request, await self._start_all(wanted.tickets))
 
-    async def _make(self, wish: ForkWish) -> Any:
-        """A kernel of this server, of its parent's kernelspec, where its parent is."""
-        parent, reference = wish.parent_kernel_id, wish.resolved.spec.restore_from
+    async def fork(self, kernel_id: str, count: int, *, ref: str | None, path: str | None) -> list[ForkedKernel]:
+        """``count`` kernels, all or none; with ``path`` each with a copy of that notebook, and a session on it."""
+        host = self._host()
+        order = await host.fork(kernel_id, count, ref=ref)
+        results = await self._start_all(order.tickets)
+        try:
+            failed = next((each.error for each in results if each.error), None)
+            if failed is not None:
+                raise LaunchError(failed)
+            if path is not None:
+                results = await self._with_notebooks(results, path)
+        except BaseException as error:
+            await self._end([each.kernel_id for each in results if each.kernel_id])
+            await host.forked(
+                order.request, [ForkResult(ticket=each.ticket, error=str(error)) for each in order.tickets]
+            )
+            raise
+        await host.forked(order.request, results)
+        return [
+            ForkedKernel(kernel_id=each.kernel_id, name=each.name, path=each.path, session_id=each.session_id)
+            for each in results
+        ]
+
+    async def _start_all(self, tickets: Sequence[ForkTicket]) -> list[ForkResult]:
+        return await asyncio.gather(*(self._start(ticket) for ticket in tickets))
+
+    async def _start(self, ticket: ForkTicket) -> ForkResult:
+        """A kernel of this server; what fails is in the result: whoever asked waits for the answer."""
+        try:
+            return await self._started(ticket)
+        except FcKernelError as error:
+            return ForkResult(ticket=ticket.ticket, error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever the server's managers raise
+            reason = str(error).partition("\n")[0]
+            return ForkResult(ticket=ticket.ticket, error=f"the fork did not start: {reason}")
+
+    async def _started(self, ticket: ForkTicket) -> ForkResult:
+        """A kernel of its parent's kernelspec, where its parent is."""
+        parent = ticket.kernel_id
         if parent not in self._manager:
             raise StateError(f"kernel {parent!r} is none of this server's, which therefore cannot have its forks")
         start: dict[str, Any] = {
             "kernel_name": self._manager.get_kernel(parent).kernel_name,
-            "fc_kernel": {"restore_from": {"vm_id": reference.vm_id, "snapshot_id": reference.snapshot_id}},
-            "fc_kernel_scope": wish.scope,
+            "fc_kernel_ticket": ticket.ticket,
         }
         if (session := await self._session_of(parent)) is not None:
             # As the server starts it for the parent: the same directory, the same notebook's settings at a restart.
@@ -69,26 +95,13 @@ class Forks:
             start["env"] = self._sessions.get_kernel_env(path, session["name"] or None)
             start["path"] = await ensure_async(self._contents.get_kernel_path(path=path))
         kernel_id: str = await ensure_async(self._manager.start_kernel(**start))
-        return self._extension.host.made(
+        return ForkResult(
+            ticket=ticket.ticket,
             kernel_id=kernel_id,
-            name=wish.snapshot.name,
+            name=ticket.name,
             connection_file=str(self._manager.get_kernel(kernel_id).connection_file),
             url=url_path_join(self._server.connection_url, "api/kernels", kernel_id),
         )
-
-    async def fork(self, session: Session, count: int, *, ref: str | None, path: str | None) -> list[ForkedKernel]:
-        """``count`` kernels, all or none; with ``path`` each with a copy of that notebook, and a session on it."""
-        forks = await self._extension.host.run(session.fork(count, None, ref=ref))
-        failed = next((fork.error for fork in forks if fork.error), None)
-        try:
-            if failed is not None:
-                raise LaunchError(failed)
-            if path is not None:
-                return await self._with_notebooks(forks, path)
-        except BaseException:
-            await self._end([fork.kernel_id for fork in forks if fork.kernel_id])
-            raise
-        return [ForkedKernel(kernel_id=fork.kernel_id, name=fork.name, path=None, session_id=None) for fork in forks]
 
     async def _end(self, kernel_ids: Sequence[str]) -> None:
         """Shut down what a failed fork has started."""
@@ -108,9 +121,9 @@ class Forks:
         await ensure_async(self._contents.get(path, content=False))
         return path
 
-    async def _with_notebooks(self, forks: Sequence[Fork], path: str) -> list[ForkedKernel]:
+    async def _with_notebooks(self, forks: Sequence[ForkResult], path: str) -> list[ForkResult]:
         """Give each fork a copy of the notebook and a session on it; on an error none has one."""
-        made: list[ForkedKernel] = []
+        made: list[ForkResult] = []
         async with contextlib.AsyncExitStack() as undo:
             for fork in forks:
                 copy = await self._copy(path)
@@ -122,7 +135,7 @@ class Forks:
                 undo.push_async_callback(self._sessions.delete_session, session["id"])
                 # For a restart of the fork: its settings are then those of its own notebook.
                 self._manager.update_env(kernel_id=kernel_id, env=self._sessions.get_kernel_env(copy, name))
-                made.append(ForkedKernel(kernel_id=kernel_id, name=name, path=copy, session_id=session["id"]))
+                made.append(fork.model_copy(update={"name": name, "path": copy, "session_id": session["id"]}))
             undo.pop_all()
         return made
 

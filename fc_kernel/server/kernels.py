@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from http import HTTPStatus
 from typing import Any
@@ -11,11 +12,10 @@ from jupyter_server.auth.decorator import authorized
 from nbformat.validator import iter_validate
 from tornado import web
 
-from ..api.models import Console, CreateSnapshot, Fork, Restore
+from ..api.calls import TakeSnapshot
+from ..api.models import CreateSnapshot, Fork, Restore
 from ..errors import SpecError
 from .base import Handler
-from .hosting import in_thread
-from .views import kernel_answer, snapshot_answer, snapshot_answers
 
 #: A notebook with its outputs; the contents API takes as much.
 MAX_NOTEBOOK_BYTES = 128 << 20
@@ -29,9 +29,9 @@ class KernelsHandler(Handler):
     @authorized
     async def get(self) -> None:
         """List them."""
-        host = self.host
-        found = [(each, self.extension.session_of(each)) for each in self.kernel_manager.list_kernel_ids()]
-        self.answer([await kernel_answer(host, each, session) for each, session in found if session is not None])
+        kernels = {each.kernel_id: each for each in await self.host.kernels()}
+        here = [each for each in self.kernel_manager.list_kernel_ids() if self.extension.is_ours(each)]
+        self.answer([kernels[each] for each in here if each in kernels])
 
 
 class KernelHandler(Handler):
@@ -41,7 +41,7 @@ class KernelHandler(Handler):
     @authorized
     async def get(self, kernel_id: str) -> None:
         """What its machine is and does."""
-        self.answer(await kernel_answer(self.host, kernel_id, self.session(kernel_id)))
+        self.answer(await self.host_of(kernel_id).kernel(kernel_id))
 
 
 class KernelSnapshotsHandler(Handler):
@@ -52,34 +52,35 @@ class KernelSnapshotsHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, kernel_id: str) -> None:
-        """List them, oldest first."""
-        kernel = await kernel_answer(self.host, kernel_id, self.session(kernel_id))
-        self.answer(await snapshot_answers(self.host, kernel.scope, {kernel.current or ""}))
+        """List them, oldest first; ``current`` is this kernel's."""
+        host = self.host_of(kernel_id)
+        kernel = await host.kernel(kernel_id)
+        snapshots = await host.snapshots(kernel.scope)
+        self.answer([each.model_copy(update={"current": each.id == kernel.current}) for each in snapshots])
 
     @web.authenticated
     @authorized
     async def post(self, kernel_id: str) -> None:
         """Take one."""
-        session = self.session(kernel_id)
+        host = self.host_of(kernel_id)
         wanted = self.read(CreateSnapshot)
-        notebook = None if wanted.notebook is None else await in_thread(checked_notebook, wanted.notebook)
-        taken = await self.host.run(session.take_snapshot(wanted.name, wanted.description, notebook=notebook))
-        snapshot = taken.snapshot
-        self.answer(await snapshot_answer(self.host, snapshot, {snapshot.id}), HTTPStatus.CREATED)
+        notebook = None if wanted.notebook is None else await asyncio.to_thread(checked_notebook, wanted.notebook)
+        request = TakeSnapshot(name=wanted.name, description=wanted.description, notebook=notebook)
+        self.answer(await host.snapshot(kernel_id, request), HTTPStatus.CREATED)
 
 
 class RestoreHandler(Handler):
-    """The way back."""
+    """A kernel put back to one of its snapshots."""
 
     @web.authenticated
     @authorized
     async def post(self, kernel_id: str) -> None:
         """Put the kernel back to a snapshot; answered when it runs again."""
-        session = self.session(kernel_id)
+        host = self.host_of(kernel_id)
         wanted = self.read(Restore)
         await self.snapshot(wanted.snapshot)
-        await self.host.run(session.restore(wanted.snapshot, same_seed=wanted.same_seed))
-        self.answer(await kernel_answer(self.host, kernel_id, session))
+        await host.restore(kernel_id, wanted.snapshot, same_seed=wanted.same_seed)
+        self.answer(await host.kernel(kernel_id))
 
 
 class ForkHandler(Handler):
@@ -89,7 +90,7 @@ class ForkHandler(Handler):
     @authorized
     async def post(self, kernel_id: str) -> None:
         """Make them; all or none."""
-        session = self.session(kernel_id)
+        self.host_of(kernel_id)
         wanted = self.read(Fork)
         await self.allowed("write", "kernels")
         path = None
@@ -99,7 +100,7 @@ class ForkHandler(Handler):
             path = await self.extension.forks.check_notebook(wanted.path)
         if wanted.snapshot is not None:
             await self.snapshot(wanted.snapshot)
-        forks = await self.extension.forks.fork(session, wanted.count, ref=wanted.snapshot, path=path)
+        forks = await self.extension.forks.fork(kernel_id, wanted.count, ref=wanted.snapshot, path=path)
         self.answer(forks, HTTPStatus.CREATED)
 
 
@@ -110,12 +111,7 @@ class ConsoleHandler(Handler):
     @authorized
     async def get(self, kernel_id: str) -> None:
         """The last lines."""
-        session = self.session(kernel_id)
-
-        async def ask() -> list[str]:
-            return list(session.machine.vmm.console_tail(CONSOLE_LINES)) if session.machine is not None else []
-
-        self.answer(Console(lines=await self.host.run(ask())))
+        self.answer(await self.host_of(kernel_id).console(kernel_id, CONSOLE_LINES))
 
 
 def checked_notebook(document: dict[str, Any]) -> bytes:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
+import asyncio
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from jupyter_server.auth.decorator import authorized
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from ..api.models import ImportQuery
+from ..api.models import ImportQuery, Snapshot
 from ..errors import QuotaExceeded
 from ..settings.spec import parse
 from .base import Handler
-from .hosting import Host, in_thread
-from .views import snapshot_answer
 
 #: Of a body that is refused; more than this breaks the connection.
 DRAINED_BYTES = 64 << 20
+#: What goes to the host at once, and how many of those may wait for it.
 CHUNK_BYTES = 1 << 20
+CHUNKS_WAITING = 4
 MEDIA_TYPE = "application/x-tar"
-
-
-def spool(host: Host) -> BinaryIO:
-    """A file without a name on the store's file system: gone with its descriptor, whatever happens to the server."""
-    host.store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return cast("BinaryIO", tempfile.TemporaryFile(dir=host.store.root))
 
 
 class ExportHandler(Handler):
@@ -37,22 +32,20 @@ class ExportHandler(Handler):
     async def get(self, snapshot_id: str) -> None:
         """Send it; a browser saves it."""
         self.check_xsrf_cookie()
-        host = self.host
         snapshot = await self.snapshot(snapshot_id)
-        with await in_thread(spool, host) as file:
-            await in_thread(host.export, snapshot, file)
-            size = file.tell()
-            file.seek(0)
+        size, content = await self.host.export_snapshot(snapshot_id)
+        try:
             self.set_header("Content-Type", MEDIA_TYPE)
             self.set_header("Content-Length", str(size))
             self.set_header("Cache-Control", "no-store")
             self.set_attachment_header(f"{snapshot.name}.fcsnapshot.tar")
-            try:
-                while data := await in_thread(file.read, CHUNK_BYTES):
-                    self.write(data)
-                    await self.flush()
-            except StreamClosedError:
-                return
+            async for data in content:
+                self.write(data)
+                await self.flush()
+        except StreamClosedError:
+            return
+        finally:
+            await content.aclose()
         self.finish()
 
 
@@ -63,10 +56,10 @@ class ImportHandler(Handler):
     def initialize(self, extension: object) -> None:
         """Nothing is received yet."""
         super().initialize(extension)  # type: ignore[arg-type]
-        self._file: BinaryIO | None = None
+        self._chunks: asyncio.Queue[bytes] = asyncio.Queue(CHUNKS_WAITING)
+        self._importing: asyncio.Task[Snapshot] | None = None
         self._pending = bytearray()
         self._received = self._room = 0
-        self._scope = ""
         self._refusal: Exception | None = None
 
     async def prepare(self) -> None:  # type: ignore[override]
@@ -79,42 +72,53 @@ class ImportHandler(Handler):
         announced = int(length) if length.isascii() and length.isdigit() else DRAINED_BYTES
         try:
             await super().prepare()
-            await self._look(announced)
+            scope = await self._look(announced)
         except Exception as error:
             if announced > DRAINED_BYTES:
                 raise
             self._refusal = error
         else:
-            self._file = await in_thread(spool, self.host)
+            self._importing = asyncio.ensure_future(self.host.import_snapshot(self._content(), scope=scope))
 
-    async def _look(self, announced: int) -> None:
+    async def _look(self, announced: int) -> str:
         await self.allowed("write", self.auth_resource)
-        self._scope = parse(ImportQuery, {"scope": self.get_query_argument("scope", None)}, source="query").scope
-        self._room = await in_thread(self.host.room_bytes)
+        scope = parse(ImportQuery, {"scope": self.get_query_argument("scope", None)}, source="query").scope
+        self._room = (await self.host.disk_use()).room_bytes
         if announced > self._room:
             raise self._no_room(announced)
         connection: Any = self.request.connection
         connection.set_max_body_size(self._room + DRAINED_BYTES)
+        return scope
 
     def _no_room(self, size: int) -> QuotaExceeded:
         return QuotaExceeded(f"the file has {size >> 20} MiB or more; there is room for {max(0, self._room) >> 20} MiB")
 
+    async def _content(self) -> AsyncGenerator[bytes, None]:
+        """The body for the host; nothing more comes after an empty piece."""
+        while data := await self._chunks.get():
+            yield data
+
     async def data_received(self, chunk: bytes) -> None:
-        """Write what comes to the disk; more than there is room for is dropped, and refused at the end."""
+        """Hand on what comes; more than there is room for is dropped, and refused at the end."""
         self._received += len(chunk)
         if self._refusal is None and self._received > self._room:
             self._refusal = self._no_room(self._received)
-            self._close()
-        if self._file is None:
+            self._stop()
+        if self._importing is None:
             return
         self._pending += chunk
         if len(self._pending) >= CHUNK_BYTES:
-            await self._write()
+            data, self._pending = bytes(self._pending), bytearray()
+            await self._hand_on(data)
 
-    async def _write(self) -> None:
-        data, self._pending = bytes(self._pending), bytearray()
-        if self._file is not None:
-            await in_thread(self._file.write, data)
+    async def _hand_on(self, data: bytes) -> None:
+        """Give the host a piece, unless it has refused the rest."""
+        importing = self._importing
+        if importing is None:
+            return
+        putting = asyncio.ensure_future(self._chunks.put(data))
+        await asyncio.wait({putting, importing}, return_when=asyncio.FIRST_COMPLETED)
+        putting.cancel()
 
     @web.authenticated
     @authorized
@@ -122,26 +126,25 @@ class ImportHandler(Handler):
         """Take it into the store, checked."""
         if self._refusal is not None:
             raise self._refusal
-        if self._file is None:
+        if self._importing is None:
             return  # the client is gone
-        await self._write()
-        self._file.seek(0)
-        snapshot = await in_thread(self.host.import_, self._file, self._scope)
-        answer = await snapshot_answer(self.host, snapshot, ())
-        self.extension.events.emit(answer.kernel_id or "", "snapshot", snapshot=answer.model_dump())
-        self.answer(answer, HTTPStatus.CREATED)
+        if self._pending:
+            await self._hand_on(bytes(self._pending))
+        await self._hand_on(b"")
+        self.answer(await self._importing, HTTPStatus.CREATED)
 
     def on_finish(self) -> None:
-        """The file goes, whether it was taken or not."""
-        self._close()
+        """Nothing goes on, whether it was taken or not."""
+        self._stop()
         super().on_finish()
 
     def on_connection_close(self) -> None:
         """The client went away in the middle."""
-        self._close()
+        self._stop()
         super().on_connection_close()
 
-    def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+    def _stop(self) -> None:
+        importing, self._importing = self._importing, None
+        if importing is not None and not importing.done():
+            importing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            importing.cancel()

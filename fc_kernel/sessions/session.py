@@ -68,6 +68,11 @@ class KernelSession(KernelLife):
         """Settings of the last start."""
         return None if self._request is None else self._request.resolved
 
+    @property
+    def env(self) -> Mapping[str, str]:
+        """What the guest saw of the environment at the last start."""
+        return {} if self._request is None else self._request.env
+
     def info(self) -> dict[str, Any]:
         """What is shown of the machine; on the loop."""
         shown = {"kernel_id": self.kernel_id, "state": self.state, "scope": self.scope}

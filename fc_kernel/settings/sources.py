@@ -46,34 +46,42 @@ def _is_secret(name: str) -> bool:
     return any(word in name.upper() for word in NEVER)
 
 
-async def resolve_settings(
-    config: FcKernelConfig,
-    *,
-    profile: Mapping[str, Any],
-    environ: Mapping[str, str],
-    cwd: Any = None,
-    contents_manager: Any = None,
-    notebook: Mapping[str, Any] | None = None,
-    call: Mapping[str, Any] | None = None,
+def requested_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those settings in a request's environment that are not the server's own: whoever sends the request has chosen them."""
+    return {
+        name: value for name, value in environ.items() if name.startswith(PREFIXES) and os.environ.get(name) != value
+    }
+
+
+async def notebook_settings(
+    environ: Mapping[str, str], cwd: str | os.PathLike[str] | None = None, contents_manager: Any = None
+) -> Mapping[str, Any] | None:
+    """``metadata.fc_kernel`` of the notebook that a kernel is started for, read where the user's files are.
+
+    Raises :class:`~fc_kernel.errors.SpecError` when it is no object.
+    """
+    found = await notebook_source(environ, cwd, contents_manager)
+    return None if found is None else found.values
+
+
+def resolve_settings(
+    config: FcKernelConfig, *, profile: Any, requested: Mapping[str, str], notebook: Any = None, call: Any = None
 ) -> Resolved:
     """Ask all sources in order, the later wins, and apply the limits.
 
-    ``profile`` is the kernelspec's ``config``, ``notebook`` a notebook's ``metadata.fc_kernel`` where the caller has read
-    it (else it is looked for), ``call`` what the caller of ``start_kernel`` gave as ``fc_kernel``. The
-    server's own ``FC_KERNEL_*`` are the administrator's word; those in a request are not. Raises
-    :class:`~fc_kernel.errors.SpecError` and :class:`~fc_kernel.errors.ConfigError`.
+    ``profile`` is the kernelspec's ``config``, ``requested`` what :func:`requested_settings` gave, ``notebook`` a notebook's
+    ``metadata.fc_kernel``, ``call`` what the caller of ``start_kernel`` gave as ``fc_kernel``. The ``FC_KERNEL_*`` of this
+    process are the administrator's word; those of a request are not. Raises :class:`~fc_kernel.errors.SpecError` and
+    :class:`~fc_kernel.errors.ConfigError`.
     """
-    sources = [config.as_source(), Source("kernelspec", profile)]
-    requested = {
-        name: value for name, value in environ.items() if name.startswith(PREFIXES) and os.environ.get(name) != value
-    }
-    sources.append(environment_source(requested, trusted=False, name="request"))
-    sources.append(environment_source(os.environ, trusted=True))
-    found = await notebook_source({**environ}, cwd, contents_manager) if notebook is None else None
+    sources = [
+        config.as_source(),
+        Source("kernelspec", profile if profile is not None else {}),
+        environment_source(requested, trusted=False, name="request"),
+        environment_source(os.environ, trusted=True),
+    ]
     if notebook is not None:
         sources.append(Source(SOURCE_NAME, notebook))
-    elif found is not None:
-        sources.append(found)
     if call is not None:
         sources.append(Source("call", call))
     return resolve(sources, config.limits())

@@ -22,10 +22,10 @@ from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import SpecError
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Resolved
-from fc_kernel.settings.sources import resolve_settings
 from fc_kernel.settings.tier import Tier
 from fc_kernel.vmm.journal import list_entries
 
+from ..resolving import resolve_settings
 from .conftest import managed
 
 DEADLINE_S = 20.0

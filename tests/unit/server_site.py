@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
 import nbformat
@@ -23,15 +23,37 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets, bind_unix_socket
 from traitlets.config import Config
 
-from fc_kernel.errors import FcKernelError, LimitError, SnapshotNotFound
+from fc_kernel.api.calls import DiskUse, ForkClaim, ForkOrder, ForkResult, RawSettings, Settings, TakeSnapshot
+from fc_kernel.api.events import (
+    Event,
+    ForkWanted,
+    KernelForked,
+    SnapshotChanged,
+    SnapshotDeleted,
+    SnapshotRestored,
+    SnapshotTaken,
+    StateChanged,
+)
+from fc_kernel.api.models import Console, ForkedKernel, ForkTicket, Kernel, Status
+from fc_kernel.api.models import Snapshot as SnapshotModel
+from fc_kernel.errors import FcKernelError, KernelNotFound, LimitError, SnapshotNotFound
+from fc_kernel.host.client import HostClient
+from fc_kernel.host.local import LocalHost
+from fc_kernel.host.service import ByteStream
+from fc_kernel.host.stream import EventStream
+from fc_kernel.host.views import kernel_view, settings_view, snapshot_view, status_view
 from fc_kernel.server.extension import Extension, load
-from fc_kernel.sessions.fork import ForkInfo
-from fc_kernel.settings.spec import SnapshotRef, VmSpec
+from fc_kernel.settings.config import FcKernelConfig, load_config
+from fc_kernel.settings.schema import limited_schema
+from fc_kernel.settings.sources import resolve_settings
+from fc_kernel.settings.spec import VmSpec
+from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots.manifest import Cpu, ImageRef, ManifestDraft
 from fc_kernel.snapshots.snapshot import Base, Snapshot
 from fc_kernel.snapshots.store import SnapshotStore, StoreLimits
 
 from ..snapshots_made import store_in
+from ..waiting import until
 
 TOKEN = "sesame"
 MICROVM, LOCAL = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -63,13 +85,11 @@ def publish(store: SnapshotStore, *, scope: str, name: str | None = None, **more
 class MemorySession:
     """A kernel that only remembers what was asked of it."""
 
-    site: Site
     kernel_id: str
     scope: str
     current: str | None = None
     generation: int = 1
     asked: list[tuple[Any, ...]] = field(default_factory=list)
-    observers: list[Callable[[str, Mapping[str, Any]], None]] = field(default_factory=list)
     fails: BaseException | None = None
 
     def info(self) -> dict[str, Any]:
@@ -80,61 +100,160 @@ class MemorySession:
             "disk_bytes": 4096, "started": "template", "image": "default", "vm_id": "0a1b2c3d",
         }  # fmt: skip
 
-    def _fail(self) -> None:
+    def ask(self, *asked: Any) -> None:
         if self.fails is not None:
             raise self.fails
+        self.asked.append(asked)
 
-    def tell(self, kind: str, **payload: Any) -> None:
-        for observer in list(self.observers):
-            observer(kind, payload)
 
-    async def take_snapshot(
-        self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
-    ) -> Any:
-        self._fail()
-        self.asked.append(("snapshot", name, description))
+class MemoryHost(LocalHost):
+    """A host whose kernels are in memory and whose store is a real one."""
+
+    def __init__(self, app: ServerApp, store: SnapshotStore) -> None:
+        directory = store.root.parent
+        super().__init__(
+            Tenant(
+                owner="me", data_dir=directory, image_dir=directory, cache_dir=directory, run_dir=directory,
+                config=FcKernelConfig(),
+            ),
+            store=store,
+        )  # fmt: skip
+        self.app = app
+        self.store = store
+        self.stream = EventStream()
+        self.sessions: dict[str, MemorySession] = {}
+        self.room: int | None = None
+        self.max_forks = 16
+        #: What each ticket and each order stands for.
+        self.tickets: dict[str, ForkTicket] = {}
+        self.orders: dict[str, ForkOrder] = {}
+        self.reports: dict[str, list[ForkResult]] = {}
+
+    def session(self, kernel_id: str) -> MemorySession:
+        if kernel_id not in self.sessions:
+            raise KernelNotFound(f"there is no kernel {kernel_id!r}")
+        return self.sessions[kernel_id]
+
+    def tell(self, event: Event) -> None:
+        self.stream.publish(event)
+
+    def view(self, snapshot: Snapshot) -> SnapshotModel:
+        return snapshot_view(self.store, snapshot, {each.current or "" for each in self.sessions.values()})
+
+    async def _current(self) -> frozenset[str]:
+        return frozenset(each.current for each in self.sessions.values() if each.current is not None)
+
+    def events(self, *, forks: ForkClaim = "none") -> Any:
+        return self.stream.subscribe(forks)
+
+    async def kernels(self) -> list[Kernel]:
+        return [await self.kernel(each) for each in self.sessions]
+
+    async def kernel(self, kernel_id: str) -> Kernel:
+        return kernel_view(self.store, kernel_id, (self.session(kernel_id).info(), os.getpid(), "none"))
+
+    async def console(self, kernel_id: str, lines: int) -> Console:
+        self.session(kernel_id)
+        return Console(lines=["Linux version 6.1", "booted"][-lines:])
+
+    async def snapshot(self, kernel_id: str, request: TakeSnapshot) -> SnapshotModel:
+        session = self.session(kernel_id)
+        session.ask("snapshot", request.name, request.description)
         taken = publish(
-            self.site.store,
-            scope=self.scope,
-            name=name,
-            description=description,
-            parent=self.current,
-            notebook=notebook,
-        )
-        self.current = taken.id
-        self.tell("snapshot", snapshot=taken.id)
-        return SimpleNamespace(snapshot=taken)
+            self.store, scope=session.scope, name=request.name, description=request.description,
+            parent=session.current, notebook=request.notebook,
+        )  # fmt: skip
+        session.current = taken.id
+        self.tell(SnapshotTaken(kernel_id=kernel_id, snapshot=self.view(taken)))
+        return self.view(taken)
 
-    async def restore(self, ref: str, *, same_seed: bool = False) -> None:
-        self._fail()
-        self.asked.append(("restore", ref, same_seed))
-        self.current, self.generation = ref, self.generation + 1
-        self.tell("state", state="restoring")
-        self.tell("restore", snapshot=ref)
-        self.tell("state", state="running")
+    async def restore(self, kernel_id: str, ref: str, *, same_seed: bool = False) -> None:
+        session = self.session(kernel_id)
+        session.ask("restore", ref, same_seed)
+        session.current, session.generation = ref, session.generation + 1
+        self.tell(StateChanged(kernel_id=kernel_id, state="restoring"))
+        self.tell(SnapshotRestored(kernel_id=kernel_id, snapshot=self.view(self.store.get(ref))))
+        self.tell(StateChanged(kernel_id=kernel_id, state="running"))
 
-    async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> list[Any]:
-        self._fail()
-        if count > self.site.max_forks:
+    async def fork(self, kernel_id: str, count: int, *, ref: str | None = None) -> ForkOrder:
+        session = self.session(kernel_id)
+        if count > self.max_forks:
             raise LimitError("count", count, "fewer")
-        taken = publish(self.site.store, scope=self.scope) if ref is None else self.site.store.get(ref)
-        resolved = SimpleNamespace(spec=VmSpec(restore_from=SnapshotRef(vm_id="0a1b2c3d", snapshot_id=taken.id)))
-        wish = SimpleNamespace(snapshot=taken, resolved=resolved, parent_kernel_id=self.kernel_id, scope=self.scope)
-        made = await asyncio.gather(*(self.site.forker(wish) for _ in range(count)), return_exceptions=True)
+        session.ask("fork", count, ref)
+        taken = publish(self.store, scope=session.scope) if ref is None else self.store.get(ref)
+        tickets = [
+            ForkTicket(
+                ticket=uuid.uuid4().hex, kernel_id=kernel_id, snapshot_id=taken.id, vm_id="0a1b2c3d", name=taken.name,
+                scope=session.scope,
+            )
+            for _ in range(count)
+        ]  # fmt: skip
+        self.tickets |= {each.ticket: each for each in tickets}
+        order = ForkOrder(request=uuid.uuid4().hex, snapshot=self.view(taken), tickets=tickets)
+        self.orders[order.request] = order
+        return order
+
+    async def fork_in_a_cell(self, kernel_id: str) -> ForkResult:
+        """What a ``%fork`` is answered."""
+        order = await self.fork(kernel_id, 1)
+        self.tell(ForkWanted(kernel_id=kernel_id, request=order.request, tickets=order.tickets))
+        await until(lambda: order.request in self.reports)
+        [result] = self.reports[order.request]
+        return result
+
+    async def forked(self, request: str, results: Sequence[ForkResult]) -> None:
+        self.reports[request] = list(results)
         forks = [
-            ForkInfo(kernel_id="", name="", error=str(each)) if isinstance(each, BaseException) else each
-            for each in made
+            ForkedKernel(kernel_id=each.kernel_id, name=each.name, path=each.path, session_id=each.session_id)
+            for each in results
+            if not each.error
         ]
-        self.tell("fork", snapshot=taken.id, forks=[fork.to_dict() for fork in forks])
-        return forks
+        if forks:
+            order = self.orders[request]
+            kernel_id = order.tickets[0].kernel_id
+            self.tell(KernelForked(kernel_id=kernel_id, snapshot=order.snapshot, forks=forks))
 
-    @property
-    def machine(self) -> Any:
-        return SimpleNamespace(
-            vmm=SimpleNamespace(pid=os.getpid(), console_tail=lambda lines: ["Linux version 6.1", "booted"][-lines:])
-        )
+    async def change_snapshot(self, snapshot_id: str, **changes: Any) -> SnapshotModel:
+        changed = await super().change_snapshot(snapshot_id, **changes)
+        self.tell(SnapshotChanged(kernel_id=changed.kernel_id or "", snapshot=changed))
+        return changed
 
-    resolved = SimpleNamespace(network="none")
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        gone = self.view(self.store.get(snapshot_id))
+        await super().delete_snapshot(snapshot_id)
+        self.tell(SnapshotDeleted(kernel_id=gone.kernel_id or "", snapshot=gone))
+
+    async def export_snapshot(self, snapshot_id: str) -> tuple[int, ByteStream]:
+        data = json.dumps({"exported": self.store.get(snapshot_id).name}).encode()
+
+        async def content() -> ByteStream:
+            yield data
+
+        return len(data), content()
+
+    async def import_snapshot(
+        self, content: ByteStream, *, scope: str | None, name: str | None = None
+    ) -> SnapshotModel:
+        with await self._files.receive(content) as file:
+            try:
+                name = json.load(file)["exported"]
+            except ValueError:
+                raise SnapshotNotFound("that is no snapshot") from None
+        return self.view(publish(self.store, scope=scope or "", name=name))
+
+    async def disk_use(self) -> DiskUse:
+        found = await super().disk_use()
+        return found if self.room is None else DiskUse(used_bytes=found.used_bytes, room_bytes=self.room)
+
+    async def status(self) -> Status:
+        return status_view(load_config(self.app.config))
+
+    async def schema(self) -> dict[str, Any]:
+        return limited_schema(load_config(self.app.config))
+
+    async def check(self, settings: RawSettings) -> Settings:
+        config = load_config(self.app.config)
+        return settings_view(resolve_settings(config, profile={}, requested={}, notebook=settings.notebook))
 
 
 class MemoryKernel(SimpleNamespace):
@@ -183,46 +302,12 @@ class Site:
     def __init__(self, app: ServerApp, store: SnapshotStore) -> None:
         self.app = app
         self.store = store
-        self.sessions: dict[str, MemorySession] = {}
-        self.forker: Any = None
-        self.room = 1 << 30
-        self.max_forks = 16
+        self.host = MemoryHost(app, store)
+        self.sessions = self.host.sessions
         self.extension: Extension = None  # type: ignore[assignment]
         self.starts = RemembersStarts(self)
         self.client: httpx.AsyncClient = None  # type: ignore[assignment]
         self.events: list[dict[str, Any]] = []
-
-    # The host.
-
-    async def run(self, coroutine: Any) -> Any:
-        return await coroutine
-
-    def session_of(self, kernel_id: str) -> MemorySession | None:
-        return self.sessions.get(kernel_id)
-
-    def observe(self, kernel_id: str, observer: Callable[[str, Mapping[str, Any]], None]) -> None:
-        self.sessions[kernel_id].observers.append(observer)
-
-    def set_forker(self, forker: Any) -> None:
-        self.forker = forker
-
-    def made(self, **fields: Any) -> ForkInfo:
-        return ForkInfo(**fields)
-
-    def export(self, snapshot: Snapshot, target: BinaryIO) -> None:
-        target.write(json.dumps({"exported": snapshot.name}).encode())
-
-    def import_(self, source: BinaryIO, scope: str) -> Snapshot:
-        try:
-            name = json.load(source)["exported"]
-        except ValueError:
-            raise SnapshotNotFound("that is no snapshot") from None
-        return publish(self.store, scope=scope, name=name)
-
-    def room_bytes(self) -> int:
-        return self.room
-
-    # For the tests.
 
     def add_kernel(self, kernel_id: str, spec: KernelSpec = OURS, scope: str = "n.ipynb") -> MemorySession | None:
         kernels = self.app.kernel_manager._kernels
@@ -233,7 +318,7 @@ class Site:
         )  # fmt: skip
         self.app.kernel_manager._kernel_connections[kernel_id] = 0
         if spec is OURS:
-            self.sessions[kernel_id] = MemorySession(self, kernel_id, scope)
+            self.sessions[kernel_id] = MemorySession(kernel_id, scope)
         return self.sessions.get(kernel_id)
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -261,7 +346,7 @@ async def serving(tmp_path: Path, **config: Any) -> AsyncIterator[Site]:
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
     site = Site(app, store_in(tmp_path, limits=StoreLimits(max_snapshots=20), owner="me"))
     manager: Any = app.kernel_manager
-    site.extension = load(app, host=site)  # type: ignore[arg-type]
+    site.extension = load(app, HostClient(site.host))
     manager.start_kernel, manager.shutdown_kernel = site.starts.start, site.starts.end
 
     async def heard(logger: Any, schema_id: str, data: dict[str, Any]) -> None:
@@ -281,6 +366,7 @@ async def serving(tmp_path: Path, **config: Any) -> AsyncIterator[Site]:
             site.add_kernel(LOCAL, KernelSpec())
             yield site
     finally:
+        site.extension.events.stop()
         server.stop()
         await server.close_all_connections()
         manager._kernels.clear()

@@ -13,9 +13,10 @@ import pytest
 import zmq
 from jupyter_client.connect import write_connection_file
 
-from fc_kernel.channels.endpoints import CHANNELS
+from fc_kernel.api.calls import Endpoints
 from fc_kernel.errors import ConfigError
-from fc_kernel.launcher import MAX_CONNECTION_FILE_BYTES, endpoints_of, read_connection_file, run
+from fc_kernel.host.service import CHANNELS
+from fc_kernel.launcher import MAX_CONNECTION_FILE_BYTES, links_to, listen_of, read_connection_file, run
 
 PORTS: dict[str, Any] = {f"{channel}_port": 50000 + number for number, channel in enumerate(CHANNELS)}
 
@@ -120,11 +121,17 @@ def test_a_file_that_is_not_there(path: str) -> None:
 
 
 def test_tcp_endpoints(tmp_path: Path) -> None:
-    info = read_connection_file(written(tmp_path, curve_publickey="p" * 40, curve_secretkey="s" * 40))
-    with endpoints_of(info, tmp_path) as endpoints:
-        assert (endpoints.transport, endpoints.ip) == ("tcp", "127.0.0.1")
-        assert [endpoints.port(channel) for channel in CHANNELS] == list(PORTS.values())
-        assert (endpoints.curve_publickey, endpoints.curve_secretkey) == (b"p" * 40, b"s" * 40)
+    listen = listen_of(read_connection_file(written(tmp_path, curve_publickey="p" * 40, curve_secretkey="s" * 40)))
+    assert (listen.transport, listen.ip) == ("tcp", "127.0.0.1")
+    assert [listen.ports[channel] for channel in CHANNELS] == list(PORTS.values())
+    assert (listen.curve_publickey, listen.curve_secretkey) == (b"p" * 40, b"s" * 40)
+
+
+def bound(info: dict[str, Any], private: Path) -> Endpoints:
+    """What a host answers to a kernel with the ports of a connection file."""
+    listen = listen_of(info)
+    assert (listen.transport, listen.ip) == ("ipc", "")
+    return Endpoints(transport="ipc", ip=str(private / "k"), ports=listen.ports)
 
 
 def test_ipc_endpoints_are_links_into_the_private_directory(tmp_path: Path) -> None:
@@ -132,8 +139,7 @@ def test_ipc_endpoints_are_links_into_the_private_directory(tmp_path: Path) -> N
     public.mkdir()
     private.mkdir()
     info = read_connection_file(written(tmp_path, transport="ipc", ip=str(public / "kernel")))
-    with endpoints_of(info, private) as endpoints:
-        assert endpoints.ip == str(private / "k")
+    with links_to(bound(info, private), info):
         for port in PORTS.values():
             assert (public / f"kernel-{port}").readlink() == private / f"k-{port}"
     assert list(public.iterdir()) == []
@@ -143,7 +149,7 @@ def test_what_stands_in_the_way_of_a_link_is_kept(tmp_path: Path) -> None:
     taken = tmp_path / f"kernel-{PORTS['iopub_port']}"
     taken.write_text("somebody's")
     info = read_connection_file(written(tmp_path, transport="ipc", ip=str(tmp_path / "kernel")))
-    with pytest.raises(ConfigError, match="File exists"), endpoints_of(info, tmp_path):
+    with pytest.raises(ConfigError, match="File exists"), links_to(bound(info, tmp_path), info):
         pytest.fail("it was made")
     assert taken.read_text() == "somebody's"
     assert {path.name for path in tmp_path.iterdir()} == {"connection.json", taken.name}

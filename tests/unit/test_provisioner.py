@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from traitlets.config import Config, Configurable
 
 from fc_kernel import provisioner as provisioner_module
+from fc_kernel.api.calls import Endpoints, Settings
 from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import (
     AgentError,
@@ -28,13 +30,24 @@ from fc_kernel.errors import (
     StateError,
 )
 from fc_kernel.host.engine import Engine
+from fc_kernel.host.held import HeldKernel
+from fc_kernel.host.kernels import Kernels
+from fc_kernel.host.local import LocalHost
 from fc_kernel.provisioner import FcProvisioner
 from fc_kernel.settings.config import FcKernelConfig
+from fc_kernel.settings.tenant import Tenant
 
 
 def made(*, config: dict[str, Any] | None = None, profile: dict[str, Any] | None = None) -> FcProvisioner:
     parent = AsyncKernelManager(config=Config({"FcKernelConfig": {"monitor": "fake", **(config or {})}}))
     return FcProvisioner(kernel_id="an-id", kernel_spec=KernelSpec(), parent=parent, **(profile or {}))
+
+
+async def checked(provisioner: FcProvisioner) -> Settings:
+    """What the host makes of the settings that the provisioner has gathered."""
+    assert provisioner._client is not None
+    assert provisioner._start is not None
+    return await provisioner._client.host.check(provisioner._start.settings)
 
 
 class Parent(Configurable):
@@ -74,8 +87,7 @@ async def test_the_factory_makes_it() -> None:
     assert isinstance(provisioner, FcProvisioner)
     assert (provisioner.kernel_id, provisioner.kernel_spec, provisioner.parent) == ("an-id", spec, manager)
     await provisioner.pre_launch(env={})
-    assert provisioner._request is not None
-    assert provisioner._request.resolved.spec.vcpu_count == 2
+    assert (await checked(provisioner)).vcpu_count == 2
 
 
 #: Names of traits and attributes of provisioner and configuration, as somebody would put them into a kernel.json.
@@ -84,9 +96,9 @@ FORBIDDEN: dict[str, Any] = {
     "config": Config(),
     "log": None,
     "has_process": True,
-    "_config": None,
-    "_session": None,
-    "_wanted": False,
+    "_client": None,
+    "_kernel": None,
+    "_process": True,
     "max_vcpu_count": 99,
     "max_mem_size_mib": 1 << 20,
     "allow_host_paths_from": ["kernelspec"],
@@ -128,8 +140,8 @@ async def test_what_pre_launch_prepares() -> None:
     assert "fc_kernel" not in prepared
     assert "fc_kernel_notebook" not in prepared
     assert prepared["cmd"] == []
-    assert provisioner._request is not None
-    assert provisioner._request.env == {"JPY_SESSION_NAME": "a.ipynb", "TZ": "UTC"}
+    assert provisioner._start is not None
+    assert provisioner._start.env == {"JPY_SESSION_NAME": "a.ipynb", "TZ": "UTC"}
     assert not provisioner.has_process
 
 
@@ -166,7 +178,7 @@ async def test_a_launch_that_the_host_cannot_do(config: dict[str, Any], error: t
     await provisioner.pre_launch(env={})
     with pytest.raises(error):
         await provisioner.launch_kernel([])
-    assert provisioner._session is None
+    assert provisioner._kernel is None
     assert not provisioner.has_process
     assert await provisioner.poll() == 0
     await provisioner.cleanup()
@@ -174,11 +186,15 @@ async def test_a_launch_that_the_host_cannot_do(config: dict[str, Any], error: t
 
 async def test_a_run_directory_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     provisioner = made()
-    await provisioner.pre_launch(env={})
     with monkeypatch.context() as patch:
         patch.setenv("FC_KERNEL_RUNTIME_DIR", "/tmp/" + "x" * 100)
-        with pytest.raises(ConfigError, match="too deep"):
+
+        async def start() -> None:
+            await provisioner.pre_launch(env={})
             await provisioner.launch_kernel([])
+
+        with pytest.raises(ConfigError, match="too deep"):
+            await start()
     assert not provisioner.has_process
 
 
@@ -198,13 +214,24 @@ class Session:
         self.closed += 1
 
 
+def with_kernel(provisioner: FcProvisioner, session: Session, engine: Engine | None = None) -> None:
+    """As after a launch."""
+    tenant = Tenant.of_this_process(FcKernelConfig())
+    endpoints = Endpoints(transport="ipc", ip="k", ports={})
+    lease: Any = SimpleNamespace(cancel=lambda: None)
+    opened: Any = SimpleNamespace(session=session, lease=lease)
+    host = LocalHost(tenant, Kernels(opened={"an-id": opened}), engine=engine)
+    provisioner._kernel = HeldKernel(host, "an-id", endpoints, release=lambda *_: None)
+    provisioner._process = True
+
+
 @pytest.mark.parametrize(
     "error", [AgentUnreachable("gone"), AgentError("no", code=-1), StateError("closed"), FcKernelError("else")]
 )
 async def test_signals_never_raise(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     provisioner = made()
-    session: Any = Session(error)
-    provisioner._session, provisioner._process = session, True
+    session = Session(error)
+    with_kernel(provisioner, session)
     await provisioner.send_signal(signal.SIGINT)
     await provisioner.terminate()
     assert "did not reach kernel an-id" in caplog.text
@@ -216,15 +243,14 @@ async def test_signals_never_raise(error: Exception, caplog: pytest.LogCaptureFi
     assert (session.closed, provisioner.has_process) == (1, False)
 
 
-async def test_signals_to_a_closed_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signals_to_a_closed_engine(caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine()
     engine.close()
-    monkeypatch.setattr(Engine, "shared", lambda: engine)
     provisioner = made()
-    session: Any = Session(StateError("unreachable"))
-    provisioner._session, provisioner._process = session, True
+    with_kernel(provisioner, Session(StateError("unreachable")), engine)
     await provisioner.send_signal(signal.SIGINT)
-    provisioner._session = None
+    assert "did not reach kernel an-id" in caplog.text
+    provisioner._kernel = None
 
 
 @pytest.mark.parametrize("declared", [(), ("curve",), ("other",)])
@@ -262,9 +288,7 @@ async def test_a_configuration_of_the_files(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("fc_kernel.settings.config.jupyter_config_path", lambda: [str(tmp_path)])
     provisioner = FcProvisioner(kernel_id="an-id", kernel_spec=KernelSpec(), parent=AsyncKernelManager())
     await provisioner.pre_launch(env={})
-    assert isinstance(provisioner._config, FcKernelConfig)
-    assert provisioner._request is not None
-    assert provisioner._request.resolved.spec.mem_size_mib == 777
+    assert (await checked(provisioner)).mem_size_mib == 777
     (tmp_path / "jupyter_fc_kernel_config.json").write_text("{")
     with pytest.raises(ConfigError, match="jupyter_fc_kernel_config"):
         await provisioner.pre_launch(env={})

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from jupyter_client.manager import AsyncKernelManager
 
 from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import KernelStartError, SpecError
-from fc_kernel.host.engine import Engine
-from fc_kernel.provisioner import FIRST_CALL_WITHIN_S, FcProvisioner
+from fc_kernel.host.current import hosts
+from fc_kernel.provisioner import FcProvisioner
 from fc_kernel.settings.kernelspec import Profile, install
 from fc_kernel.vmm.journal import list_entries
 
 from ..waiting import until
 
 DEADLINE_S = 60.0
+#: In place of a minute.
+LEASE_S = 1.0
 CALLS = [
     "pre_launch", "launch_kernel", "post_launch", "send_signal", "shutdown_requested", "terminate", "kill", "wait", "cleanup",
 ]  # fmt: skip
@@ -216,29 +218,17 @@ async def test_a_kernel_that_its_manager_forgot_is_ended() -> None:
 
 
 @pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
-    """Lets the minute pass in which a manager has to make its next call."""
-    engine = Engine.shared()
-    later = engine.loop.call_later
-    callbacks: list[Callable[[], object]] = []
-
-    def call_later(delay: float, callback: Callable[..., object], *words: Any, **options: Any) -> object:
-        if delay != FIRST_CALL_WITHIN_S:
-            return later(delay, callback, *words, **options)
-        callbacks.append(callback)
-        return None
-
-    monkeypatch.setattr(engine.loop, "call_later", call_later)
+def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Lets the lease pass within which a manager has to make its next call."""
+    monkeypatch.setattr("fc_kernel.provisioner.LEASE_S", LEASE_S)
+    monkeypatch.setattr("fc_kernel.host.client.RENEW_EVERY_S", LEASE_S / 10)
+    hosts().use(None)
 
     async def pass_it() -> None:
-        async def call() -> None:
-            # On the engine's loop, where the timer is set in turn.
-            (callback,) = callbacks
-            callback()
+        await asyncio.sleep(2 * LEASE_S)
 
-        await engine.run(call())
-
-    return pass_it
+    yield pass_it
+    hosts().use(None)
 
 
 async def test_a_kernel_that_its_manager_does_not_take_over_is_ended(

@@ -181,7 +181,7 @@ async def test_export_and_import(site: Site) -> None:
 
 
 async def test_an_import_for_which_there_is_no_room(site: Site) -> None:
-    site.room = 3 << 20
+    site.host.room = 3 << 20
 
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(64):

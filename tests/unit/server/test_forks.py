@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import jsonschema
 import pytest
 from tornado.web import HTTPError
 
-from fc_kernel.api.events import SCHEMA_ID, event_schema
+from fc_kernel.api.events import SCHEMA_ID, StateChanged, event_schema
 
 from ...waiting import until
-from ..server_site import MICROVM, Site, publish, serving
+from ..server_site import LOCAL, MICROVM, Site, publish, serving
 from .test_api import KERNEL, ok, refused
 
 
@@ -40,14 +41,14 @@ async def test_forks_of_a_snapshot(site: Site) -> None:
     assert all((fork["path"], fork["session_id"]) == (None, None) for fork in forks)
     for call in site.starts.calls:
         assert call["kernel_name"] == "fc-python3"
-        assert call["fc_kernel"]["restore_from"]["snapshot_id"] == taken.id
+        assert site.host.tickets[call["fc_kernel_ticket"]].snapshot_id == taken.id
     assert notebooks(site) == ["n.ipynb"]
 
 
 async def test_forks_of_this_instant(site: Site) -> None:
     [fork] = await ok(site, "POST", f"{KERNEL}/fork", 201)
     [snapshot] = site.store.list()
-    assert site.starts.calls[0]["fc_kernel"]["restore_from"]["snapshot_id"] == snapshot.id
+    assert site.host.tickets[site.starts.calls[0]["fc_kernel_ticket"]].snapshot_id == snapshot.id
     assert fork["kernel_id"] in site.app.kernel_manager
 
 
@@ -109,7 +110,7 @@ async def test_a_copy_that_fails_leaves_nothing(site: Site, monkeypatch: pytest.
 
 
 async def test_more_forks_than_the_administrator_allows(site: Site) -> None:
-    site.max_forks = 2
+    site.host.max_forks = 2
     taken = publish(site.store, scope="n.ipynb")
     body = {"snapshot": taken.id, "count": 3}
     assert (await refused(site, "POST", f"{KERNEL}/fork", 422, "LimitError", json=body))["field"] == "count"
@@ -121,17 +122,17 @@ async def test_a_cell_that_forks_is_answered_whatever_the_server_raises(
     site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the forker raises becomes the cell's error, and only the package's own errors do."""
-    session = site.sessions[MICROVM]
 
     async def fails(**kwargs: Any) -> str:
         raise error
 
     monkeypatch.setattr(site.app.kernel_manager, "start_kernel", fails)
-    [fork] = await session.fork()
+    await ok(site, "GET", KERNEL)
+    fork = await site.host.fork_in_a_cell(MICROVM)
     assert fork.error.startswith("the fork did not start: ")
     assert "\n" not in fork.error
     site.app.kernel_manager._kernels.pop(MICROVM)
-    [fork] = await session.fork()
+    fork = await site.host.fork_in_a_cell(MICROVM)
     assert "none of this server's" in fork.error
 
 
@@ -141,7 +142,8 @@ async def test_what_happens_is_told(site: Site) -> None:
     await ok(site, "POST", f"{KERNEL}/restore", json={"snapshot": made["id"]})
     await ok(site, "PATCH", f"snapshots/{made['id']}", json={"name": "b"})
     await ok(site, "POST", f"{KERNEL}/fork", 201)
-    site.sessions[MICROVM].tell("state", state="dead", message="it ended: see /var/log/x/y\nmore")
+    told_dead = "it ended: see /var/log/x/y\nmore"
+    site.host.tell(StateChanged(kernel_id=MICROVM, state="dead", message=told_dead, console=["at /var/log/x/y"]))
     await ok(site, "DELETE", f"snapshots/{made['id']}", 204)
     await until(lambda: len(site.events) >= 8)
     validator = jsonschema.Draft7Validator(event_schema())
@@ -158,18 +160,21 @@ async def test_what_happens_is_told(site: Site) -> None:
     assert actions["delete"]["snapshot"]["id"] == made["id"]
     assert [set(fork) for fork in actions["fork"]["forks"]] == [{"kernel_id", "name", "path", "session_id"}]
     states = [(event["state"], event.get("message")) for event in site.events if event["action"] == "state"]
+    assert [event["console"] for event in site.events if event["action"] == "state"][-1] == ["at …/y"]
     assert states == [("restoring", ""), ("running", ""), ("dead", "it ended: see …/y")]
 
 
-async def test_a_session_is_watched_once_and_from_its_start(site: Site) -> None:
-    data = {"kernel_id": MICROVM, "kernel_name": "fc-python3", "action": "start", "status": "success", "msg": ""}
+async def test_the_host_is_followed_once_and_from_the_start_of_a_kernel(site: Site) -> None:
+    data = {"kernel_id": LOCAL, "kernel_name": "python3", "action": "start", "status": "success", "msg": ""}
     schema_id = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
     logger = site.app.event_logger
     assert logger is not None
     logger.emit(schema_id=schema_id, data=data)
-    session = site.sessions[MICROVM]
-    await until(lambda: session.observers)
-    await ok(site, "GET", KERNEL)
-    assert len(session.observers) == 1
     logger.emit(schema_id=schema_id, data={**data, "kernel_id": "gone"})
+    await asyncio.sleep(0.1)
+    assert site.host.stream._subscribers == [], "no kernel in a microVM"
+    logger.emit(schema_id=schema_id, data={**data, "kernel_id": MICROVM})
+    await until(lambda: site.host.stream._subscribers)
+    await ok(site, "GET", KERNEL)
+    assert len(site.host.stream._subscribers) == 1
     assert SCHEMA_ID in logger.schemas

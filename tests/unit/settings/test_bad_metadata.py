@@ -20,8 +20,9 @@ from fc_kernel.provisioner import FcProvisioner
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.kernel_settings import KernelSettings
 from fc_kernel.settings.resolve import Source, resolve
-from fc_kernel.settings.sources import resolve_settings
 from fc_kernel.vmm.journal import list_entries
+
+from ...resolving import resolve_settings
 
 NIC = {"iface_id": "eth0", "host_dev_name": "tap0"}
 DRIVE = {"drive_id": "data", "path_on_host": "/data.img", "is_read_only": True}

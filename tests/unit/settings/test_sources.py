@@ -16,8 +16,10 @@ from fc_kernel.errors import LimitError, SpecError
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.environment import SETTINGS, environment_source
 from fc_kernel.settings.resolve import Resolved
-from fc_kernel.settings.sources import GUEST_NAMES, GUEST_PREFIX, NEVER, guest_environment, resolve_settings
+from fc_kernel.settings.sources import GUEST_NAMES, GUEST_PREFIX, NEVER, guest_environment
 from fc_kernel.settings.tier import Tier
+
+from ...resolving import resolve_settings
 
 
 def configured(**values: Any) -> FcKernelConfig:

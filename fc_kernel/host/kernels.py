@@ -1,0 +1,113 @@
+"""The open kernels of one tenant in this process, on the engine's loop: sessions, leases, events and forks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+
+from ..api.calls import Endpoints, OpenKernel
+from ..api.events import Event
+from ..base.paths import RunDir, new_vm_id
+from ..channels.endpoints import ClientEndpoints
+from ..errors import KernelNotFound, StateError
+from ..sessions.session import KernelSession
+from ..settings.tenant import Tenant
+from .engine import Engine
+from .forking import ForkBook, Issued
+from .leases import Lease
+from .stream import EventStream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class OpenedKernel:
+    """A session, how long it stays without its owner, and for a fork what it starts from."""
+
+    session: KernelSession
+    lease: Lease
+    endpoints: Endpoints
+    fork: Issued | None
+
+
+@dataclass
+class Kernels:
+    """All that is open; may be read from any thread, and is changed on the engine's loop."""
+
+    stream: EventStream = field(default_factory=EventStream)
+    opened: dict[str, OpenedKernel] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.forks = ForkBook(self.stream)
+
+    def get(self, kernel_id: str) -> OpenedKernel:
+        """A kernel that is open; raises :class:`~fc_kernel.errors.KernelNotFound`."""
+        found = self.opened.get(kernel_id)
+        if found is None:
+            raise KernelNotFound(f"there is no kernel {kernel_id[:64]!r} here")
+        return found
+
+    def open(self, request: OpenKernel, tenant: Tenant, engine: Engine) -> Endpoints:
+        """Bind the sockets of a kernel; not a coroutine, so that nobody stops waiting in the middle of it."""
+        kernel_id = request.kernel_id
+        if kernel_id in self.opened:
+            raise StateError(f"a kernel {kernel_id[:64]!r} is open already")
+        fork = self.forks.take(request.ticket) if request.ticket else None
+        listen = request.listen
+        endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
+        ip = str(endpoint_dir.path / "k") if listen.transport == "ipc" else listen.ip
+        session = engine.open(
+            tenant,
+            ClientEndpoints(
+                transport=listen.transport,
+                ip=ip,
+                ports=dict(listen.ports.items()),
+                curve_publickey=listen.curve_publickey,
+                curve_secretkey=listen.curve_secretkey,
+            ),
+            key=request.key,
+            signature_scheme=request.signature_scheme,
+            labels=_labels(request, fork),
+            endpoint_dir=endpoint_dir,
+            emit=self._tell,
+            on_closed=lambda: self._closed(kernel_id, session),
+            fork_one=self.forks.fork_one,
+        )
+        endpoints = Endpoints(
+            transport=listen.transport,
+            ip=ip,
+            ports=session.ports,
+        )
+        lease = Lease(request.lease_s, partial(self._lease_ended, kernel_id, session))
+        self.opened[kernel_id] = OpenedKernel(session=session, lease=lease, endpoints=endpoints, fork=fork)
+        return endpoints
+
+    def _tell(self, event: Event) -> None:
+        self.stream.publish(event)
+
+    def _lease_ended(self, kernel_id: str, session: KernelSession) -> None:
+        log.warning("kernel %s is ended: nobody has renewed its lease", kernel_id)
+        session.abandon()
+
+    async def close(self, kernel_id: str) -> None:
+        """End a kernel, if it is open, and let go of all that it has."""
+        found = self.opened.get(kernel_id)
+        if found is not None:
+            found.lease.cancel()
+            await found.session.aclose()
+
+    def _closed(self, kernel_id: str, session: KernelSession) -> None:
+        found = self.opened.get(kernel_id)
+        if found is not None and found.session is session:
+            found.lease.cancel()
+            del self.opened[kernel_id]
+
+
+def _labels(request: OpenKernel, fork: Issued | None) -> dict[str, str]:
+    """What lists of VMs show, and what the kernel's snapshots are filed under."""
+    given = {**request.labels, "kernel_id": request.kernel_id, "notebook": request.notebook[:512]}
+    given["scope"] = fork.ticket.scope if fork is not None else request.scope[:512]
+    if fork is not None:
+        given["fork_of"] = fork.ticket.kernel_id
+    return {name: value for name, value in given.items() if value}

@@ -1,0 +1,52 @@
+"""Leases: a kernel whose holder stops renewing is closed. So nobody has to notice that a client has died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+#: A lease's end that is seen so much too late means that this process itself stood still (a laptop's sleep, a debugger), and
+#: its holder perhaps with it: then the lease runs once more.
+STOOD_STILL_S = 5.0
+
+
+class Lease:
+    """The lease of one kernel, on the loop on which it is made; ``on_end`` is called there when it runs out."""
+
+    def __init__(self, lease_s: float, on_end: Callable[[], None]) -> None:
+        self._lease_s = lease_s
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._holds = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Run from the beginning."""
+        self.cancel()
+        self._timer = self._loop.call_later(self._lease_s, self._ran_out, self._loop.time() + self._lease_s)
+
+    def cancel(self) -> None:
+        """End it without a consequence."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For the time of a call on the kernel the lease does not run out; after it, it runs from the beginning."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if self._timer is not None:
+                self.renew()
+
+    def _ran_out(self, due: float) -> None:
+        if self._holds or self._loop.time() - due > STOOD_STILL_S:
+            self.renew()
+        else:
+            self._timer = None
+            self._on_end()

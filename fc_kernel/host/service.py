@@ -1,0 +1,182 @@
+"""The boundary: all that provisioner, launcher, server extension and command line know of a host of kernels.
+
+Only plain data crosses it: the models of :mod:`fc_kernel.api`, byte streams, and one ordered stream of events. There are no
+live objects, no callbacks, and no paths for clients to open except those of a kernel's endpoints. So the other side may be in
+this process (:class:`~fc_kernel.host.local.LocalHost`) or in another one.
+
+Every call may be made from any thread's event loop, and cancelling it reaches the other side. Errors are those of
+:mod:`fc_kernel.errors`: :class:`~fc_kernel.errors.KernelNotFound` for a kernel that the host does not have,
+:class:`~fc_kernel.errors.SnapshotNotFound` for such a snapshot. ``ref`` is a snapshot's name in the scope, its id, or the
+beginning of its id.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, get_args
+
+from ..api.calls import (
+    Channel,
+    DiskUse,
+    Endpoints,
+    ForkClaim,
+    ForkOrder,
+    ForkResult,
+    OpenKernel,
+    RawSettings,
+    Settings,
+    Started,
+    StartKernel,
+    TakeSnapshot,
+)
+from ..api.events import Event
+from ..api.models import Console, Kernel, LineageItem, Snapshot, Status
+
+#: Of every kernel, in the order of Jupyter's connection file.
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
+#: Bytes that come in pieces, as fast as they are taken.
+ByteStream = AsyncGenerator[bytes, None]
+
+
+class KernelHost(ABC):
+    """A host of one tenant's kernels and snapshots."""
+
+    # A kernel's life.
+
+    @abstractmethod
+    async def open(self, request: OpenKernel) -> Endpoints:
+        """Bind a kernel's sockets, where clients can connect from now on; nothing runs yet. On an error nothing is left.
+
+        Raises :class:`~fc_kernel.errors.StateError` when a kernel of that id is open.
+        """
+
+    @abstractmethod
+    async def start(self, kernel_id: str, request: StartKernel) -> Started:
+        """Resolve the settings and start a kernel process; on an error no process and no VM is left, and the sockets stay."""
+
+    @abstractmethod
+    async def signal(self, kernel_id: str, signum: int) -> None:
+        """Send a signal to the kernel's process group; nothing happens when no process runs."""
+
+    @abstractmethod
+    async def kill(self, kernel_id: str) -> None:
+        """End the kernel process at once; when the guest does not, its VM."""
+
+    @abstractmethod
+    async def wait(self, kernel_id: str) -> int:
+        """The exit status of the kernel process (negative for a signal), when it has ended; 0 when none was started."""
+
+    @abstractmethod
+    async def close(self, kernel_id: str) -> None:
+        """End the kernel process and its VM, and remove the sockets. No error when there is no such kernel."""
+
+    @abstractmethod
+    async def renew_lease(self, kernel_id: str) -> None:
+        """Keep the kernel open for another lease from now."""
+
+    # What there is.
+
+    @abstractmethod
+    async def kernels(self) -> list[Kernel]:
+        """All open kernels."""
+
+    @abstractmethod
+    async def kernel(self, kernel_id: str) -> Kernel:
+        """One kernel and its VM, as they are now."""
+
+    @abstractmethod
+    async def console(self, kernel_id: str, lines: int) -> Console:
+        """The last lines of the guest's console; none when there is no VM."""
+
+    # Snapshots, restores and forks of a kernel.
+
+    @abstractmethod
+    async def snapshot(self, kernel_id: str, request: TakeSnapshot) -> Snapshot:
+        """Save the whole VM; the kernel goes on."""
+
+    @abstractmethod
+    async def restore(self, kernel_id: str, ref: str, *, same_seed: bool = False) -> None:
+        """Put this very kernel back to a snapshot of its scope; on an error it goes on as it was."""
+
+    @abstractmethod
+    async def fork(self, kernel_id: str, count: int, *, ref: str | None = None) -> ForkOrder:
+        """Tickets for ``count`` forks from this instant, or from a snapshot.
+
+        The caller opens and starts a kernel with each, and reports with :meth:`forked`. A ticket is good once, for a while.
+        """
+
+    @abstractmethod
+    async def forked(self, request: str, results: Sequence[ForkResult]) -> None:
+        """What came of the tickets of a :class:`ForkOrder`, or of a :class:`~fc_kernel.api.events.ForkWanted`.
+
+        An answer that comes too late is dropped.
+        """
+
+    # The tenant's snapshots.
+
+    @abstractmethod
+    async def snapshots(self, scope: str | None = None) -> list[Snapshot]:
+        """The snapshots of a scope, or all, oldest first."""
+
+    @abstractmethod
+    async def find_snapshot(self, ref: str, *, scope: str | None = None) -> Snapshot:
+        """The snapshot that is meant."""
+
+    @abstractmethod
+    async def change_snapshot(
+        self, snapshot_id: str, *, name: str | None = None, description: str | None = None
+    ) -> Snapshot:
+        """Rename it, describe it; ``None`` leaves what there is."""
+
+    @abstractmethod
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove it; raises :class:`~fc_kernel.errors.SnapshotInUse` while a VM has it."""
+
+    @abstractmethod
+    async def lineage(self, snapshot_id: str) -> list[LineageItem]:
+        """It and the snapshots that it comes from, oldest first, as far as they are still there."""
+
+    @abstractmethod
+    async def snapshot_notebook(self, snapshot_id: str) -> bytes | None:
+        """The notebook document that was saved with it."""
+
+    @abstractmethod
+    async def export_snapshot(self, snapshot_id: str) -> tuple[int, ByteStream]:
+        """A snapshot as one file, checked: its bytes and its content. Close the stream when it is not read to its end."""
+
+    @abstractmethod
+    async def import_snapshot(self, content: ByteStream, *, scope: str | None, name: str | None = None) -> Snapshot:
+        """Take what an export made, all of it or nothing, under its own scope and name or others."""
+
+    @abstractmethod
+    async def disk_use(self) -> DiskUse:
+        """What the snapshots take, and what there is room for."""
+
+    # The host.
+
+    @abstractmethod
+    def events(self, *, forks: ForkClaim = "none") -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """All events from the entry of the context on, in order.
+
+        A :class:`~fc_kernel.api.events.ForkWanted` goes only to the newest subscriber that claims forks, or where none does to
+        the newest ``fallback``. Who takes events too slowly gets a :class:`~fc_kernel.errors.StateError`; then subscribe anew
+        and ask for :meth:`kernels`.
+        """
+
+    @abstractmethod
+    async def status(self) -> Status:
+        """Version, tier and limits."""
+
+    @abstractmethod
+    async def schema(self) -> dict[str, Any]:
+        """JSON Schema of ``metadata.fc_kernel``, with the administrator's limits."""
+
+    @abstractmethod
+    async def check(self, settings: RawSettings) -> Settings:
+        """What a start with these settings would get; raises what it would raise. Starts nothing."""
+
+    @abstractmethod
+    async def prepare(self, settings: RawSettings) -> bool:
+        """Make the template from which kernels with these settings start; whether there is one now."""

@@ -1,0 +1,95 @@
+"""The tenant's snapshots for :class:`~fc_kernel.host.local.LocalHost`: the store's blocking calls, on other threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import BinaryIO, cast
+
+from ..api.calls import DiskUse
+from ..errors import QuotaExceeded, SnapshotNotFound
+from ..snapshots.export import export_snapshot
+from ..snapshots.snapshot import Snapshot
+from ..snapshots.store import SnapshotStore
+
+CHUNK_BYTES = 1 << 20
+
+
+class SnapshotFiles:
+    """Snapshots as files that go out and come in; either may be larger than memory."""
+
+    def __init__(self, store: SnapshotStore) -> None:
+        self._store = store
+
+    def get(self, snapshot_id: str) -> Snapshot:
+        """The snapshot with this very id: a name that looks like one is none. Blocks."""
+        for snapshot in self._store.list():
+            if snapshot.id == snapshot_id:
+                return snapshot
+        raise SnapshotNotFound(f"there is no snapshot {snapshot_id[:64]!r}")
+
+    def disk_use(self) -> DiskUse:
+        """What the store takes, and what the disk and the quota leave. Blocks."""
+        used = self._store.disk_bytes()
+        return DiskUse(used_bytes=used, room_bytes=max(0, min(self._free_bytes(), self._store.limits.max_bytes - used)))
+
+    def _free_bytes(self) -> int:
+        self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk = os.statvfs(self._store.root)
+        return max(0, disk.f_bavail * disk.f_frsize - self._store.limits.min_free_bytes)
+
+    def spool(self) -> BinaryIO:
+        """A file without a name on the store's file system: gone with its descriptor, whatever happens to this process."""
+        self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cast("BinaryIO", tempfile.TemporaryFile(dir=self._store.root))
+
+    async def export(self, snapshot_id: str) -> tuple[int, AsyncGenerator[bytes, None]]:
+        """The size of the file that holds a snapshot, which was checked, and its content."""
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(await asyncio.to_thread(self._exported, snapshot_id))
+            size = file.tell()
+            file.seek(0)
+            undo.pop_all()
+        content = _content(file)
+        await anext(content)  # so that closing it closes the file, also when nothing is read
+        return size, content
+
+    def _exported(self, snapshot_id: str) -> BinaryIO:
+        snapshot, free = self.get(snapshot_id), self._free_bytes()
+        if snapshot.size_bytes > free:
+            raise QuotaExceeded(f"the file takes {snapshot.size_bytes >> 20} MiB; there is room for {free >> 20} MiB")
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(self.spool())
+            with self._store.hold(snapshot):
+                self._store.check(snapshot)
+                export_snapshot(snapshot, file)
+            undo.pop_all()
+        return file
+
+    async def receive(self, content: AsyncIterator[bytes]) -> BinaryIO:
+        """What comes, in a spool; raises :class:`~fc_kernel.errors.QuotaExceeded` when it is more than there is room for."""
+        room = (await asyncio.to_thread(self.disk_use)).room_bytes
+        with contextlib.ExitStack() as undo:
+            file = undo.enter_context(await asyncio.to_thread(self.spool))
+            async for data in content:
+                if file.tell() + len(data) > room:
+                    raise no_room(file.tell() + len(data), room)
+                await asyncio.to_thread(file.write, data)
+            file.seek(0)
+            undo.pop_all()
+        return file
+
+
+def no_room(size: int, room: int) -> QuotaExceeded:
+    """A file is larger than what may be written."""
+    return QuotaExceeded(f"the file has {size >> 20} MiB or more; there is room for {room >> 20} MiB")
+
+
+async def _content(file: BinaryIO) -> AsyncGenerator[bytes, None]:
+    with file:
+        yield b""
+        while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield data
