@@ -38,7 +38,7 @@ from . import guest_services
 from .scripted_guest.faults import Faults
 from .scripted_guest.remote import Remote
 
-#: Files of a host process are its own business; the limit only has to be one.
+#: The guest's processes write what files they like; a limit has to be given, so it is a high one (1 TiB).
 MAX_FILE_BYTES = 1 << 40
 LOOK_EVERY_S = 0.005
 STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -48,7 +48,7 @@ GUESTS = ("agent", "scripted")
 SERVICES = {"conformance": guest_services.SERVICE}
 #: Which guest, and the faults of a scripted one (:mod:`.scripted_guest.faults`), where the caller says nothing.
 GUEST_VARIABLE, FAULTS_VARIABLE = "FC_KERNEL_FAKE_GUEST", "FC_KERNEL_FAKE_FAULTS"
-#: Of a machine whose spec says nothing.
+#: The memory of a machine whose spec does not say how much it has.
 DEFAULT_MEM_MIB = 64
 NEEDS_VMS = "a monitor of real VMs"
 NEEDS_SCRIPTED = f"{NEEDS_VMS}, or a scripted guest"
@@ -103,14 +103,14 @@ class FakeVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """It can stand still; a scripted guest can be saved, too."""
+        """Pausing, and with a scripted guest also snapshots."""
         if not self._scripted:
             return PAUSES
         return (PAUSES | SAVES) - (KEEPS_CONNECTIONS if self._faults.resets else frozenset())
 
     @property
     def tier(self) -> Tier:
-        """None, and nothing else."""
+        """Always ``none``: host processes are no VM."""
         self._running()
         return Tier.NONE
 
@@ -137,7 +137,7 @@ class FakeVmm(ProcessVmm):
         await self._spawn_scripted("start", {"shape": shape})
 
     async def load(self, snapshot: SnapshotLoad) -> None:
-        """Start a scripted guest from what another one was; host processes have no snapshot."""
+        """Start a scripted guest from a snapshot of another one; ordinary host processes have no snapshot."""
         self._needs_scripted("a snapshot")
         self._only_in(VmmState.CREATED, "load")
         if snapshot.vsock_override is not None:
@@ -212,7 +212,7 @@ class FakeVmm(ProcessVmm):
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _ask(self, do: str, **params: Any) -> None:
-        """Have a scripted guest's process do something; raises as soon as it has ended instead."""
+        """Send a scripted guest's process a command; raises at once if the process ends instead of answering."""
         process, remote = self._running(), self._remote
         assert remote is not None  # noqa: S101 - made before the process
         remote.theirs.close()
@@ -224,7 +224,7 @@ class FakeVmm(ProcessVmm):
             raise MonitorExited(f"{do}: {ended}", returncode=ended.returncode) from None
 
     async def inject(self, faults: str) -> None:
-        """Have more go wrong with a running scripted guest; the times of the faults' steps are counted from now on."""
+        """Give a running scripted guest more faults. From now on the steps are counted anew."""
         self._needs_scripted("a fault")
         self._faults.add(faults)
         await self._ask("inject", faults=faults)
@@ -256,7 +256,7 @@ class FakeVmm(ProcessVmm):
         await self._ask("snapshot", vmstate=str(vmstate), mem=str(mem), kind=request.kind)
 
     async def written(self) -> None:
-        """All was written at once; only a fault may say otherwise."""
+        """Return at once, unless a fault was asked for: :meth:`snapshot` has written everything."""
         files = self._unwritten
         if files is None:
             return
@@ -294,7 +294,7 @@ class FakeVmm(ProcessVmm):
         self._state = VmmState.PAUSED
 
     async def resume(self) -> None:
-        """Let them go on."""
+        """Let all of them go on."""
         self._only_in(VmmState.PAUSED, "resume")
         await finish(self._resume())
 
@@ -322,7 +322,7 @@ class FakeVmm(ProcessVmm):
             raise UnsupportedByMonitor(what, needs=NEEDS_SCRIPTED, found="FakeVmm")
 
     def _refuse_devices(self) -> None:
-        """Host processes have no devices; a kernel, memory and vCPUs they do not need, so those are ignored."""
+        """Refuse devices, which host processes do not have. They need no kernel, memory or vCPUs, so those are ignored."""
         spec = self.plan.spec
         asked = {
             "a drive": spec.extra_drives or spec.rootfs_rate_limit,

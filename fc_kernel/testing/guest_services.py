@@ -67,7 +67,7 @@ class _Service:
         self._stream = stream
 
     def get_buffer(self) -> memoryview:
-        """Where the next bytes go."""
+        """The buffer for the next bytes."""
         return self._buffer
 
     def buffer_updated(self, count: int) -> None:
@@ -75,7 +75,7 @@ class _Service:
         self.received(self._buffer[:count])
 
     def received(self, data: memoryview) -> None:
-        """Bytes of the host."""
+        """Take bytes from the host."""
         raise NotImplementedError
 
     def answer(self, data: bytes) -> None:
@@ -106,12 +106,12 @@ class Echo(_Service):
     """Every byte comes back."""
 
     def received(self, data: memoryview) -> None:
-        """Back with it."""
+        """Send the bytes back."""
         self.answer(bytes(data))
 
 
 class Counter(_Service):
-    """What the guest counts."""
+    """Tells what the guest has counted."""
 
     def received(self, data: memoryview) -> None:
         """An answer for each byte."""
@@ -119,7 +119,7 @@ class Counter(_Service):
 
 
 class Sink(_Service):
-    """Bytes come in and none goes out."""
+    """Swallows what it receives."""
 
     def received(self, data: memoryview) -> None:
         """Count them."""
@@ -127,7 +127,7 @@ class Sink(_Service):
 
 
 class Flood(_Service):
-    """Numbers without an end."""
+    """Sends numbers without an end."""
 
     def __init__(self, guest: ConformanceServices) -> None:
         super().__init__(guest)
@@ -135,7 +135,7 @@ class Flood(_Service):
         self._started = False
 
     def received(self, data: memoryview) -> None:
-        """The first byte opens the gates."""
+        """Begin at the first byte."""
         if not self._started:
             self._started = True
             self.drained()
@@ -150,21 +150,21 @@ class Flood(_Service):
 
 
 class Farewell(_Service):
-    """So many numbers, then the end."""
+    """Sends as many numbers as it was asked for, and then ends the stream."""
 
     def __init__(self, guest: ConformanceServices) -> None:
         super().__init__(guest)
         self._asked = bytearray()
 
     def received(self, data: memoryview) -> None:
-        """The number of numbers."""
+        """Take the request: how many numbers to send."""
         self._asked += data
         if len(self._asked) == 4:
             count = int.from_bytes(self._asked, "little")
             self.answer(struct.pack(f"<{count}Q", *range(count)))
 
     def drained(self) -> None:
-        """All are gone."""
+        """Send the next numbers, or end the stream when all have been sent."""
         if len(self._asked) == 4 and self._stream is not None:
             self._stream.end()
 

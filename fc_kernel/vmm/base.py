@@ -40,7 +40,7 @@ class Capability(Enum):
 
 
 class VmmState(StrEnum):
-    """Life of one VM as its driver sees it."""
+    """The states of one VM, as its driver sees it."""
 
     CREATED = "created"
     STARTING = "starting"

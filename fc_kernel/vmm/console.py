@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class ConsoleRing:
-    """Bytes in, the last lines out; bounded whatever comes."""
+    """Takes bytes and keeps the last lines, in bounded memory whatever comes."""
 
     def __init__(self) -> None:
         self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
@@ -43,7 +43,7 @@ class ConsoleRing:
 
 
 class ConsoleFile:
-    """The console of a detached monitor, which appends to it; read on from where the reader is."""
+    """The console of a detached monitor: a file to which the monitor appends and which its owner reads and empties."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -111,7 +111,7 @@ def read_entry(run_dir: Path) -> JournalEntry | None:
 
 
 def relabel(run_dir: Path, labels: dict[str, str]) -> None:
-    """The VM is somebody else's now: write its entry with other labels; raises :class:`OSError`."""
+    """Write the entry of a VM that now serves another kernel, with its labels; raises :class:`OSError`."""
     entry = read_entry(run_dir)
     if entry is not None:
         replace(entry, labels=labels, kernel_id=labels.get("kernel_id", "")).write(run_dir)

@@ -100,7 +100,7 @@ def main(instructions: int) -> None:
         return
 
     def halts(stage: str, code: bytes) -> bool:
-        """Run; anything but the closing ``hlt`` is said and ends the probe."""
+        """Run; anything but the closing ``hlt`` is reported and ends the probe."""
         try:
             reason = vm.run(code)
         except OSError as error:

@@ -41,7 +41,7 @@ class ProcessVmm(Vmm):
 
     @property
     def pid(self) -> int | None:
-        """The process, while it runs."""
+        """The process id, while the process runs."""
         return self._process.pid if self._process is not None and self._process.exited is None else None
 
     @property
@@ -77,11 +77,11 @@ class ProcessVmm(Vmm):
         process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels, lifetime=plan.lifetime)
 
     async def wait(self) -> VmmExit:
-        """Until the process ends."""
+        """Return when the process has ended."""
         return await self._running().wait()
 
     async def kill(self) -> VmmExit:
-        """SIGKILL."""
+        """End the process by SIGKILL."""
         return await self._running().kill()
 
     def console_tail(self, lines: int = 20) -> list[str]:

@@ -1,4 +1,4 @@
-"""The reaper: ends what dead owners left behind, and never anything else. A detached monitor was not left behind."""
+"""The reaper: ends the bound monitors that dead owners left behind, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where VMs under test are made, and where it is checked that nothing of them is left."""
+"""Makes VMs under test, and checks that nothing of them is left."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Bench:
         return before
 
     def knows(self, vmm: Vmm, files: SnapshotFiles) -> None:
-        """``files`` are of that VM's machine."""
+        """Remember to which VM's machine ``files`` belong."""
         self._saved[files.vmstate] = vmm.plan.spec
 
     @asynccontextmanager
@@ -200,7 +200,7 @@ class Bench:
 
 
 def nothing_runs_in(run_dir: Path) -> None:
-    """No process may work in a VM's run directory."""
+    """Expect that no process works in a VM's run directory."""
     left = []
     for process in psutil.process_iter():
         try:

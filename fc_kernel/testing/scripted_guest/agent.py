@@ -88,7 +88,7 @@ class ScriptedAgent:
             self._wake()
 
     def state(self) -> dict[str, Any]:
-        """To be saved; connections and what is in the channels are not."""
+        """The state that is saved; connections and messages in the channels are not part of it."""
         return {
             **{name: getattr(self, name) for name in PLAIN},
             "entropy": self.entropy.state(),
@@ -115,7 +115,7 @@ class ScriptedAgent:
     # What the kernel needs of its machine.
 
     def say(self, channel: str, parts: list[Buffer]) -> None:
-        """A message of the kernel's."""
+        """Pass on a message from the kernel."""
         self._channels[channel].send(parts)
 
     def full(self, channel: str) -> bool:

@@ -33,7 +33,7 @@ class Cell:
         self.result: str | None = saved["result"] if saved else None
 
     def state(self) -> dict[str, Any]:
-        """To be saved."""
+        """The state, to be saved."""
         return {"request": self.request.state(), "at": self._at, "waiting": self.waiting, "result": self.result}
 
     @property
@@ -47,7 +47,7 @@ class Cell:
         return self.waiting is not None and self.waiting["for"] == "native"
 
     def end_quietly(self) -> None:
-        """It is in another life now: what follows the present line does not run."""
+        """End after a restore: what follows the present line does not run."""
         self.waiting = {"for": "end"}
 
     def answered(self, number: object, answer: dict[str, Any]) -> None:

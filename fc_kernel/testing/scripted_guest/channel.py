@@ -46,7 +46,7 @@ class Channel:
         self._flush()
 
     def forget(self) -> None:
-        """Drop what was said in another life."""
+        """Drop what the kernel said before a restore."""
         self._waiting.clear()
 
     def connected(self, stream: Stream) -> None:

@@ -63,7 +63,7 @@ class World(Protocol):
 
 
 class ScriptedKernel:
-    """One kernel process, as it were. Nothing happens but in :meth:`turn` and the calls."""
+    """One kernel process, so to speak. Things happen only in :meth:`turn` and in calls of its methods."""
 
     def __init__(self, world: World, *, instance: int, key: str, env: dict[str, str], cwd: str) -> None:
         self.world = world
@@ -104,7 +104,7 @@ class ScriptedKernel:
         self._composer = Composer(self._signer)
 
     def state(self) -> dict[str, Any]:
-        """To be saved: all there is."""
+        """The whole state, to be saved."""
         return {
             **{name: getattr(self, name) for name in PLAIN},
             "key": self._key,
@@ -117,7 +117,7 @@ class ScriptedKernel:
 
     @classmethod
     def of_state(cls, world: World, state: dict[str, Any]) -> ScriptedKernel:
-        """As it was saved."""
+        """A kernel from a saved state."""
         kernel = cls(world, instance=state["instance"], key=state["key"], env=state["env"], cwd=state["cwd"])
         for name in PLAIN:
             setattr(kernel, name, state[name])
@@ -133,7 +133,7 @@ class ScriptedKernel:
     # The machine's side.
 
     def received(self, channel: str, raw: Raw) -> None:
-        """A message of the host's; it is looked at when its turn has come, with the key of that time."""
+        """Queue a message from the host. Its signature is checked when its turn comes, with the key that is valid then."""
         self._queues[channel].append(raw)
 
     def turn(self) -> float | None:
@@ -164,7 +164,7 @@ class ScriptedKernel:
             print("kernel: user code runs", flush=True)
 
     def signal(self, signum: int) -> None:
-        """A signal of the host's. A frozen process takes only SIGKILL at once."""
+        """Take a signal from the host. A frozen process obeys only SIGKILL at once."""
         if signum == signal.SIGINT:
             self.interrupted = self.cell is not None
         elif signum == signal.SIGKILL or (signum == signal.SIGTERM and not self.frozen):
@@ -183,7 +183,7 @@ class ScriptedKernel:
         return self.cell is None or not self.cell.deaf
 
     def restored(self, *, key: str, env: dict[str, str], cwd: str | None, reseed: bool) -> None:
-        """This is another life: a new key before anything, so that what was queued in the old one never runs; then go on."""
+        """Go on after a restore. The new key comes first, so that what was queued before it never runs."""
         self._use_key(key)
         self.env.update(env)
         self.cwd = cwd or self.cwd

@@ -61,7 +61,7 @@ class FirecrackerVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """All but what the version lacks."""
+        """Everything that this version can do."""
         lacks = {Capability.SNAPSHOT_KEEPS_CONNECTIONS, Capability.LAYERS}
         if not self._features.vsock_override:
             lacks.add(Capability.VSOCK_OVERRIDE)
@@ -76,7 +76,7 @@ class FirecrackerVmm(ProcessVmm):
         return self._directory / self._vsock
 
     async def start(self) -> None:
-        """Spawn, configure, start the instance."""
+        """Spawn Firecracker, configure the VM, and start it."""
         if self.plan.spec.restore_from is not None:
             raise UnsupportedByMonitor("restore_from in a boot", needs="a snapshot store", found="none")
 
@@ -88,7 +88,7 @@ class FirecrackerVmm(ProcessVmm):
         self._state = VmmState.RUNNING
 
     async def load(self, snapshot: SnapshotLoad) -> None:
-        """Spawn and load. A process whose load failed is useless: it is ended, and its successor starts fresh."""
+        """Spawn Firecracker and load. After a failed load the process is of no more use, so it is ended."""
         self._only_in(VmmState.CREATED, "load")
         snapshot_load(snapshot, self._features)
         if snapshot.vsock_override is not None:
@@ -149,7 +149,7 @@ class FirecrackerVmm(ProcessVmm):
         return ring.tail(LOG_LINES)
 
     async def _api_listens(self, place: Place) -> None:
-        """Only a connection proves that the socket, which is there a moment before, is listened on."""
+        """Return when Firecracker listens. The socket is there a moment earlier, so only a connection proves it."""
         (await place.connect(API_SOCKET)).close()
 
     async def pause(self) -> None:
@@ -192,7 +192,7 @@ class FirecrackerVmm(ProcessVmm):
                 raise
 
     async def _instance_state(self) -> str | None:
-        """What Firecracker says. It answers in order, so what was asked before is done, or refused, by then."""
+        """The state that Firecracker tells. It answers in order, so earlier requests are done or refused by then."""
         with contextlib.suppress(MonitorApiError, OutcomeUnknown):
             return str((await self._request_api().get("/")).get("state"))
         return None

@@ -69,7 +69,7 @@ def install_firecracker(
 
 @contextlib.contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Make a directory; what was made goes again if the block fails."""
+    """Make a directory, and remove what was made if the block fails."""
     made = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -271,7 +271,7 @@ class MuxBridge:
         return not self._closed and self.mux.at_rest
 
     def release(self) -> None:
-        """Go on; after a load the guest begins anew."""
+        """Let data flow again; after a load, let the guest begin a new session."""
         self.mux.release()
         self.flush()
 

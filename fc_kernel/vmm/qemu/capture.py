@@ -18,7 +18,7 @@ MOST_BUFFERED_BYTES = 2 << 30
 
 
 class Interrupted(Exception):
-    """The writing was told to stop."""
+    """Raised in the thread that copies or writes, when it was told to stop."""
 
 
 class Reference:
@@ -43,7 +43,7 @@ class Reference:
                 at += pages
 
     def below(self, first: int, size: int) -> bytes:
-        """What the base has there."""
+        """What the base file holds in these pages."""
         return bytes(size) if self.base is None else os.pread(self.base, size, first * PAGE_BYTES)
 
 
@@ -82,7 +82,7 @@ class Capture:
             writing.add(piece, bytes(scratch))
 
     def write(self, writing: Writing) -> None:
-        """Hand on what was copied; the guest may run."""
+        """Write what was copied; the guest may run meanwhile."""
         writing.begin()
         at = 0
         with memoryview(self._buffer) as view:
@@ -106,7 +106,7 @@ class Capture:
 
 
 def _divided(regions: Sequence[Region], pages: int) -> tuple[list[Region], list[Region]]:
-    """The first so many pages, and the rest."""
+    """The regions in two lists: the first ``pages`` pages, and the rest."""
     if page_count(regions) <= pages:
         return list(regions), []
     first = next(pieces(regions, pages), [])

@@ -52,7 +52,7 @@ class QemuVmm(ProcessVmm):
 
     name: ClassVar[str] = "qemu"
 
-    #: Emulation isolates nothing that could be promised, but it is not nothing.
+    #: TCG separates guest and host, but QEMU promises no isolation for it.
     tier_without_kvm: ClassVar[Tier] = Tier.EMULATED
 
     def __init__(
@@ -78,7 +78,7 @@ class QemuVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """All but what concerns a chosen vsock address or a limit on the network."""
+        """All but a chosen vsock address and rate limiters on network interfaces."""
         return frozenset(
             set(Capability) - {Capability.VSOCK_ADDRESS, Capability.VSOCK_OVERRIDE, Capability.NETWORK_RATE_LIMITERS}
         )
@@ -256,7 +256,7 @@ class QemuVmm(ProcessVmm):
             self._capture = None
 
     async def resume(self) -> None:
-        """QMP ``cont``, and the connections go on."""
+        """Let the vCPUs run (QMP ``cont``), and the connections too."""
         self._only_in(VmmState.PAUSED, "resume")
         self._capture = None
         await finish(self._let_run())

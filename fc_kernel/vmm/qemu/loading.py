@@ -17,7 +17,7 @@ from .vmstate import read_vmstate
 
 
 class Loading:
-    """Everything may block; closed when the VM has been loaded."""
+    """The opened files of one load. Its methods may block; close it when the VM has been loaded."""
 
     def __init__(self, snapshot: SnapshotLoad, plan: BootPlan, *, accelerated: bool) -> None:
         """Raises :class:`~fc_kernel.errors.LaunchError` for what is missing, damaged or of another machine."""

@@ -28,15 +28,15 @@ PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_PFNZERO = 1 << 2, 1 << 3
 #: size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, _mask, _anyof_mask, return_mask
 SCAN_ARGUMENT = struct.Struct("<12Q")
 REGION = struct.Struct("<QQQ")
-#: So many regions are found with one call.
+#: How many regions one call finds at most: 32768 are 768 KiB of answer.
 REGIONS = 1 << 15
 #: ``Documentation/admin-guide/mm/pagemap.rst``: one u64 for each page.
 PAGEMAP_ENTRY_BYTES = 8
 PAGEMAP_PRESENT, PAGEMAP_SWAPPED, PAGEMAP_FILE = 1 << 63, 1 << 62, 1 << 61
 PAGEMAP_CHUNK = 1 << 16
-#: UIO_MAXIOV: so many regions are copied with one call.
+#: How many regions one call copies at most (``UIO_MAXIOV`` of ``linux/uio.h``).
 MAX_IOV = 1024
-#: At most so much at a time, so that a thread that should end does so soon.
+#: 4 MiB are copied at a time, so that a thread that is told to stop does so within milliseconds.
 PIECE_PAGES = 1024
 #: ``madvise(2)`` since Linux 5.14.
 MADV_POPULATE_WRITE = 23
@@ -54,7 +54,7 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class GuestMemory:
-    """The memory of one process. Everything may block for some milliseconds; a context manager."""
+    """The guest's memory in one process; a context manager. Its methods may block for some milliseconds."""
 
     def __init__(self, pid: int, address: int, size_bytes: int) -> None:
         """``address`` is where the guest's memory begins in the process. Raises :class:`~fc_kernel.errors.MonitorError`."""
@@ -176,13 +176,13 @@ def pieces(regions: Sequence[Region], most_pages: int = PIECE_PAGES) -> Iterator
 
 
 def page_count(regions: Sequence[Region]) -> int:
-    """How many pages they are."""
+    """How many pages the regions have together."""
     return sum(pages for _, pages in regions)
 
 
 @contextlib.contextmanager
 def _named(pid: int) -> Iterator[None]:
-    """Errors of the process's files as one that says what they were of."""
+    """Turn an error of the process's files into one that names the process."""
     try:
         yield
     except OSError as error:

@@ -17,7 +17,7 @@ from ...errors import MonitorApiError, MonitorError, OutcomeUnknown
 QMP_TIMEOUT_S = 10.0
 #: How often QEMU is asked whether it has done what takes it a few milliseconds.
 LOOK_EVERY_S = 0.001
-#: How QEMU calls a character device that listens (``chardev/char-socket.c``).
+#: What QEMU calls a character device that listens (``chardev/char-socket.c``).
 DISCONNECTED = "disconnected:"
 
 

@@ -16,7 +16,7 @@ GIVEN_UP = "the snapshot was given up before it was written"
 
 
 class Saving:
-    """Made with new files; ended by :meth:`written`, or by :meth:`abandon`, which leaves no file."""
+    """A snapshot in the making. :meth:`written` or :meth:`abandon` ends it; the latter leaves no file."""
 
     def __init__(self, request: SnapshotCreate, machine: Machine, reference: Reference) -> None:
         """Raises :class:`~fc_kernel.errors.MonitorApiError` where no file can be made."""
@@ -46,7 +46,7 @@ class Saving:
             raise self._failed(error) from error
 
     def begin(self, devices: bytes) -> None:
-        """All is captured: from now on the files are written."""
+        """Begin to write the files: memory and devices have been captured."""
         if self._given_up:
             raise MonitorError(GIVEN_UP)
         self._task = asyncio.create_task(self._write(devices))

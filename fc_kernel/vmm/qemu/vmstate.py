@@ -46,7 +46,7 @@ class SavedInterface(_Part):
 
 
 class Machine(_Part):
-    """What the saved devices belong to."""
+    """The machine to which the saved devices belong."""
 
     accelerated: bool
     vcpu_count: int = Field(ge=1, le=255)
