@@ -46,8 +46,6 @@ KNOWN_CIRCLES = [
         *("server.about", "server.base", "server.events", "server.extension", "server.forking", "server.kernels"),
         *("server.routes", "server.snapshots", "server.transfer"),
     },
-    {"testing.conformance.bench", "testing.conformance.check", "testing.conformance.guest"},
-    {"testing.scripted_guest.cell", "testing.scripted_guest.kernel"},
 ]
 
 #: Modules of fewer than MIN_LINES lines, and why each is a file of its own. (A package's docstring alone needs no reason.)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from . import capturing, devices, lifecycle, lineage, network, pausing, snapshots, streams  # noqa: F401
 from .bench import Bench, MakeVmm
-from .check import CHECKS, Check, ConformanceError, NotPossibleHere
+from .check import CHECKS, Check
+from .expecting import ConformanceError, NotPossibleHere
 from .suite import Report, check_vmm
 
 __all__ = ["CHECKS", "Bench", "Check", "ConformanceError", "MakeVmm", "NotPossibleHere", "Report", "check_vmm"]

@@ -14,7 +14,7 @@ import psutil
 from ...base.paths import RunDir, new_vm_id, runtime_dir
 from ...settings.spec import DriveSpec, VmSpec
 from ...vmm.base import BootPlan, Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmState
-from .check import expect
+from .expecting import expect
 from .guest import BOOT_DEADLINE_S, DEADLINE_S, Counters, Guest, within
 
 MakeVmm = Callable[[BootPlan], Vmm]

@@ -9,7 +9,8 @@ from ...errors import LaunchError, MonitorError, StateError
 from ...vmm.base import Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, Vmm, VmmState
 from .. import guest_services as services
 from .bench import Bench, nothing_runs_in
-from .check import check, expect
+from .check import check
+from .expecting import expect
 from .guest import Connection, within
 from .snapshots import goes_on, is_refused
 

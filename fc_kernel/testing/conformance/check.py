@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ...errors import FcKernelError
 from ...vmm.base import Capability
-
-if TYPE_CHECKING:
-    from .bench import Bench
-
-
-class ConformanceError(AssertionError):
-    """A monitor's driver does not do what is promised."""
-
-
-class NotPossibleHere(Exception):
-    """A check needs something of the host that is not there; the message says what."""
+from .bench import Bench
 
 
 @dataclass(frozen=True)
@@ -56,29 +43,3 @@ def check(
         return run
 
     return register
-
-
-def expect(true: object, what: str) -> None:
-    """Raise :class:`ConformanceError` with ``what`` unless ``true``. (An ``assert`` goes away under ``-O``.)"""
-    if not true:
-        raise ConformanceError(what)
-
-
-class Refusal:
-    """Filled in by :func:`refused`."""
-
-    error: FcKernelError
-
-
-@contextmanager
-def refused(kind: type[FcKernelError], what: str) -> Iterator[Refusal]:
-    """Expect the block to raise ``kind``."""
-    refusal = Refusal()
-    try:
-        yield refusal
-    except kind as error:
-        refusal.error = error
-    except FcKernelError as error:
-        raise ConformanceError(f"{what} raised {type(error).__name__} instead of {kind.__name__}: {error}") from error
-    else:
-        raise ConformanceError(f"{what} did not raise {kind.__name__}")

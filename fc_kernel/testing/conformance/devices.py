@@ -11,7 +11,8 @@ from ...settings.spec import DriveSpec, NetworkInterface, RateLimiter, TokenBuck
 from ...vmm.base import Capability, SnapshotCreate, SnapshotLoad, VmmState
 from .. import guest_services as services
 from .bench import SMALL_DRIVE_BYTES, Bench, nothing_runs_in
-from .check import check, expect, refused
+from .check import check
+from .expecting import expect, refused
 
 SECTOR = services.SECTOR_BYTES
 #: A cid that no default is.

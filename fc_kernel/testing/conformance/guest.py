@@ -13,7 +13,7 @@ from typing import TypeVar
 from ...vmm.base import Vmm
 from ...wire.handshake import MAX_LINE_BYTES, connect_request
 from .. import guest_services as services
-from .check import ConformanceError, expect
+from .expecting import ConformanceError, expect
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from ...settings.tier import Tier
 from ...vmm.base import Capability, Vmm, VmmState
 from ...vmm.journal import read_entry, start_time
 from .bench import Bench, nothing_runs_in
-from .check import check, expect, refused
+from .check import check
+from .expecting import expect, refused
 from .guest import within
 
 #: When a start is cancelled, in seconds after its beginning: before the process, during its own start, in the middle.

@@ -9,7 +9,8 @@ from ...errors import UnsupportedByMonitor
 from ...memory.pages import PAGE_BYTES, changed_pages, merge, pages_of_diff, write_pages
 from ...vmm.base import Capability, SnapshotFiles, SnapshotLoad, VmmState
 from .bench import Bench, nothing_runs_in
-from .check import check, expect, refused
+from .check import check
+from .expecting import expect, refused
 from .guest import Counters, Guest
 from .snapshots import SUNK_BYTES, goes_on, is_refused
 

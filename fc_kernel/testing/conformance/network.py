@@ -13,8 +13,9 @@ from ...errors import LaunchError
 from ...settings.spec import NetworkInterface
 from ...vmm.base import Capability, SnapshotLoad, VmmState
 from .bench import Bench, nothing_runs_in
-from .check import NotPossibleHere, check, expect, refused
+from .check import check
 from .devices import GENEROUS
+from .expecting import NotPossibleHere, expect, refused
 
 TUN = Path("/dev/net/tun")
 # linux/if_tun.h

@@ -10,7 +10,8 @@ from ...errors import StateError
 from ...vmm.base import Capability, VmmState
 from .. import guest_services as services
 from .bench import Bench
-from .check import check, expect, refused
+from .check import check
+from .expecting import expect, refused
 from .guest import Guest, within
 
 #: How far, and how long, the counter is watched while it runs.

@@ -13,7 +13,8 @@ from ...memory.pages import PAGE_BYTES, pages_of_diff
 from ...vmm.base import Capability, SnapshotCreate, SnapshotFiles, SnapshotLoad, VmmState
 from .. import guest_services as services
 from .bench import Bench, nothing_runs_in
-from .check import check, expect, refused
+from .check import check
+from .expecting import expect, refused
 from .guest import Counters, Guest, within
 
 #: Swallowed before a snapshot, so that a guest that was loaded from it can be told from one that was booted.

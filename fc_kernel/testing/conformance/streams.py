@@ -8,7 +8,8 @@ import stat
 
 from .. import guest_services as services
 from .bench import Bench
-from .check import ConformanceError, check, expect
+from .check import check
+from .expecting import ConformanceError, expect
 from .guest import Connection, Guest, within
 
 #: Many times what fits any buffer on the way.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ...settings.spec import VmSpec
 from .bench import Bench, MakeVmm
-from .check import CHECKS, ConformanceError, NotPossibleHere
+from .check import CHECKS
+from .expecting import ConformanceError, NotPossibleHere
 from .guest import BOOT_DEADLINE_S, DEADLINE_S
 
 

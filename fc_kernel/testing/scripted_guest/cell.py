@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ...errors import SpecError
+from ...wire.frames import Buffer
+from .clock import Clock, Noise
+from .faults import Faults
 from .language import CellError, Statement, arguments, evaluate, statements
 from .messages import Request
-
-if TYPE_CHECKING:
-    from .kernel import ScriptedKernel
 
 #: How long a cell waits for an event, such as the answer of the host.
 FOR_EVER = math.inf
@@ -19,10 +20,54 @@ FOR_EVER = math.inf
 STREAM_EVERY_S = 0.001
 
 
+class World(Protocol):
+    """The machine around the kernel."""
+
+    clock: Clock
+    entropy: Noise
+    faults: Faults
+
+    def say(self, channel: str, parts: list[Buffer]) -> None:
+        """Send a message on a channel."""
+
+    def full(self, channel: str) -> bool:
+        """Whether the kernel has to wait before it says more."""
+
+    def request(self, op: str, args: dict[str, Any], parent: str) -> int:
+        """Ask the host; returns the request's number. Raises :class:`CellError`."""
+
+    def exited(self, returncode: int) -> None:
+        """The kernel has ended."""
+
+    def facts(self) -> dict[str, Callable[..., Any]]:
+        """Functions for cells that tell of the machine."""
+
+
+class Kernel(Protocol):
+    """The kernel that a cell runs in."""
+
+    world: World
+    names: dict[str, Any]
+    functions: dict[str, Callable[..., Any]]
+    interrupted: bool
+
+    def say(self, kind: str, content: dict[str, Any], channel: str, request: Request) -> None:
+        """Send a message about a request to the clients."""
+
+    def print(self, text: str) -> None:
+        """Write on standard output."""
+
+    def done(self, cell: Cell) -> None:
+        """The cell has run to its end."""
+
+    def failed(self, cell: Cell, error: CellError) -> None:
+        """The cell has ended in an error."""
+
+
 class Cell:
     """One execute request; :meth:`step` after :meth:`step` until the kernel is told that it is done or failed."""
 
-    def __init__(self, kernel: ScriptedKernel, request: Request, saved: dict[str, Any] | None = None) -> None:
+    def __init__(self, kernel: Kernel, request: Request, saved: dict[str, Any] | None = None) -> None:
         """Raises :class:`CellError` for code that cannot be run."""
         self.request = request
         self._kernel = kernel

@@ -6,14 +6,12 @@ import json
 import signal
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ...channels.signing import Composer, Signer
 from ...errors import RemoteProtocolError
-from ...wire.frames import Buffer
-from .cell import FOR_EVER, Cell
-from .clock import Clock, Noise
-from .faults import Faults
+from .cell import FOR_EVER, Cell, World
+from .clock import Noise
 from .language import CellError, evaluate, statements
 from .messages import Raw, Request, packed, unpacked
 
@@ -37,29 +35,6 @@ NOTHING: dict[str, dict[str, Any]] = {
     "comm_info": {"status": "ok", "comms": {}},
 }
 QUEUES = ("shell", "control", "stdin")
-
-
-class World(Protocol):
-    """The machine around the kernel."""
-
-    clock: Clock
-    entropy: Noise
-    faults: Faults
-
-    def say(self, channel: str, parts: list[Buffer]) -> None:
-        """Send a message on a channel."""
-
-    def full(self, channel: str) -> bool:
-        """Whether the kernel has to wait before it says more."""
-
-    def request(self, op: str, args: dict[str, Any], parent: str) -> int:
-        """Ask the host; returns the request's number. Raises :class:`CellError`."""
-
-    def exited(self, returncode: int) -> None:
-        """The kernel has ended."""
-
-    def facts(self) -> dict[str, Callable[..., Any]]:
-        """Functions for cells that tell of the machine."""
 
 
 class ScriptedKernel:
