@@ -29,13 +29,11 @@ def fields(**more: Any) -> ManifestDraft:
     said: dict[str, Any] = {
         "monitor": "qemu",
         "monitor_version": "7.2.0",
-        "snapshot_format": "1",
         "cpu": Cpu.of("Some CPU", ["sse", "fpu"]),
         "agent_protocol": 2,
         "image": ImageRef(name="default", kernel_sha256="a" * 64, rootfs_sha256="b" * 64),
         "spec": VmSpec(vcpu_count=1, mem_size_mib=MEM_MIB, kernel=Path("/somewhere/vmlinux")),
         "kernel": KernelState(instance=1, language="python", execution_count=3, cell="m1", key="secret"),
-        "timings": {"stall_s": 0.05},
         "boot_args": "console=ttyS0",
     }
     return ManifestDraft(**{**said, **more})

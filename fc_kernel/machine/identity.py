@@ -21,7 +21,6 @@ def host_for(choice: Choice, image: Image | None) -> Host:
     return Host(
         monitor=choice.monitor,
         monitor_version=choice.version,
-        snapshot_format="",
         cpu=_cpu() if choice.tier.rank >= Tier.KVM.rank else Cpu(model=EMULATED, flags_sha256=""),
         agent_protocol=PROTOCOL_VERSION,
         image=None if image is None else image_ref(image),

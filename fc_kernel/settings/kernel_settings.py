@@ -84,7 +84,6 @@ class KernelSettings(VmSpec):
         None, description="refuse to start with less isolation than this"
     )
     network: Name | None = Field(None, description="'none', or a network profile that the administrator named")
-    workspace: Name | None = Field(None, description="a label for what belongs together")
     start_timeout_s: Annotated[float, Strict(), Field(gt=0, le=MAX_START_TIMEOUT_S, allow_inf_nan=False)] | None = (
         Field(None, description="seconds within which the kernel must be ready")
     )

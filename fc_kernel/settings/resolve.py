@@ -50,7 +50,6 @@ class Resolved:
     minimum_tier: Tier
     network: str
     start_timeout_s: float
-    workspace: str | None = None
     #: The kernel's command in the guest; ``None`` is the guest's own ipykernel.
     argv: tuple[str, ...] | None = None
 
@@ -103,7 +102,6 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
         minimum_tier=least,
         network=network,
         start_timeout_s=settings.start_timeout_s or limits.max_start_timeout_s,
-        workspace=settings.workspace,
         argv=settings.argv,
     )
 

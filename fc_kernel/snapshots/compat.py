@@ -14,9 +14,7 @@ class Host(Frozen):
 
     monitor: str | None = None
     monitor_version: str | None = None
-    snapshot_format: str | None = None
     cpu: Cpu | None = None
-    host_kernel: str | None = None
     agent_protocol: int | None = None
     image: ImageRef | None = None
 
@@ -28,12 +26,9 @@ def differences(saved: ManifestDraft, here: Host) -> Iterator[Difference]:
     """What would keep it from being loaded: field, the snapshot's value, the host's."""
     yield from _different("monitor", saved.monitor, here.monitor)
     yield from _different("monitor_version", saved.monitor_version, here.monitor_version)
-    yield from _different("snapshot_format", saved.snapshot_format, here.snapshot_format)
     if here.cpu is not None:
         yield from _different("cpu.model", saved.cpu.model, here.cpu.model)
         yield from _different("cpu.flags", saved.cpu.flags_sha256, here.cpu.flags_sha256)
-    if saved.host_kernel:
-        yield from _different("host_kernel", saved.host_kernel, here.host_kernel)
     yield from _different("agent_protocol", saved.agent_protocol, here.agent_protocol)
     if here.image is not None:
         image = saved.image

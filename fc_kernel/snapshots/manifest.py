@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
@@ -15,7 +16,10 @@ from .naming import ID_PATTERN, is_name, is_scope
 
 MANIFEST_NAME = "manifest.json"
 MEM, VMSTATE, NOTEBOOK, LAYER_PREFIX = "mem", "vmstate", "notebook.ipynb", "pages."
-FORMAT: Final = 1
+FORMAT: Final = 2
+#: Format 1 had these fields, too; nothing was ever written into them, and nothing reads them.
+RETIRED = ("snapshot_format", "host_kernel", "initrd_sha256", "timings")
+_SEAL_OF_FORMAT_1 = re.compile(rb'\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
 #: A manifest has some kilobytes; more is not ours.
 MAX_MANIFEST_BYTES = 1 << 20
 #: Each layer costs a load one more file to read; beyond this they are made into one.
@@ -23,7 +27,7 @@ MAX_LAYERS = 16
 LAYER_NAMES = [f"{LAYER_PREFIX}{number}" for number in range(MAX_LAYERS)]
 #: No file is larger: 2^48 bytes is what x86 can address.
 MAX_FILE_BYTES = 1 << 48
-MAX_TEXT, MAX_DESCRIPTION, MAX_TIMINGS = 256, 1000, 64
+MAX_TEXT, MAX_DESCRIPTION = 256, 1000
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 OPTIONAL_SHA256_PATTERN: Final = r"^([0-9a-f]{64})?$"
 
@@ -95,21 +99,14 @@ class ManifestDraft(Frozen):
     vm_id: Text = ""
     monitor: Text
     monitor_version: Text
-    snapshot_format: Text = ""
     cpu: Cpu
-    #: Only where the format depends on it.
-    host_kernel: Text = ""
     agent_protocol: Number
     image: ImageRef | None = None
-    initrd_sha256: OptionalDigest = ""
     boot_args: Annotated[str, Strict(), Field(max_length=MAX_BOOT_ARGS), Printable] = ""
     #: Without paths of the host's files: whoever restores uses those of the image of that digest.
     spec: VmSpec
     generation: Number = 0
     kernel: KernelState = KernelState()
-    timings: Annotated[dict[Text, Annotated[float, Strict(), Field(ge=0)]], Field(max_length=MAX_TIMINGS)] = Field(
-        default_factory=dict
-    )
     template_key: Text = ""
 
     @model_validator(mode="after")
@@ -127,7 +124,7 @@ class ManifestDraft(Frozen):
 class Manifest(ManifestDraft):
     """All of it. ``checksum`` is of everything else in it."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     id: SnapshotId
     kind: Literal["snapshot", "template"]
     name: Annotated[str, Strict(), AfterValidator(lambda name: _checked(name, is_name(name), "a snapshot's name"))]
@@ -179,6 +176,8 @@ class Manifest(ManifestDraft):
             version = found["format"]
         except (ValueError, TypeError, KeyError, RecursionError):
             raise SnapshotCorrupt(MANIFEST_NAME, "it is no manifest of a snapshot") from None
+        if type(version) is int and version == 1:
+            return cls._from_format_1(data, found)
         if version != FORMAT:
             raise SnapshotIncompatible("format", have=version, want=FORMAT)
         try:
@@ -189,6 +188,22 @@ class Manifest(ManifestDraft):
         if not right:
             raise SnapshotCorrupt(MANIFEST_NAME, "its checksum does not match")
         return manifest
+
+    @classmethod
+    def _from_format_1(cls, data: bytes, found: dict[str, object]) -> Manifest:
+        """What earlier versions wrote, as it is written now."""
+        seal = _SEAL_OF_FORMAT_1.search(data)
+        if seal is None:
+            raise SnapshotCorrupt(MANIFEST_NAME, "it is no manifest of a snapshot")
+        if hashlib.sha256(data[: seal.start(1)] + data[seal.end(1) :]).hexdigest() != seal[1].decode():
+            raise SnapshotCorrupt(MANIFEST_NAME, "its checksum does not match")
+        kept = {name: value for name, value in found.items() if name not in RETIRED}
+        try:
+            if json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n" != data:
+                raise SnapshotCorrupt(MANIFEST_NAME, "it is not written as manifests are")
+            return cls.model_validate_json(json.dumps({**kept, "format": FORMAT})).sealed()
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise SnapshotCorrupt(MANIFEST_NAME, _first_fault(error)) from None
 
 
 def _first_fault(error: Exception) -> str:

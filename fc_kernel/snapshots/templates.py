@@ -161,14 +161,12 @@ def _reasons(have: ManifestDraft, want: ManifestDraft) -> Iterator[Difference]:
     host = Host(
         monitor=want.monitor,
         monitor_version=want.monitor_version,
-        snapshot_format=want.snapshot_format,
         cpu=want.cpu,
-        host_kernel=want.host_kernel,
         agent_protocol=want.agent_protocol,
         image=want.image,
     )
     yield from differences(have, host)
-    for field in ("initrd_sha256", "boot_args", "spec"):
+    for field in ("boot_args", "spec"):
         if getattr(have, field) != getattr(want, field):
             yield field, getattr(have, field), getattr(want, field)
     if have.kernel.language != want.kernel.language:

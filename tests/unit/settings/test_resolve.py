@@ -54,13 +54,12 @@ def test_the_defaults_alone() -> None:
         minimum_tier=Tier.EMULATED,
         network="none",
         start_timeout_s=60.0,
-        workspace=None,
     )
 
 
 def test_the_later_source_wins_field_by_field() -> None:
-    found = resolved({"vcpu_count": 2, "image": "geo"}, {"vcpu_count": 3, "workspace": "w"})
-    assert (found.spec.vcpu_count, found.image, found.workspace, found.spec.mem_size_mib) == (3, "geo", "w", 512)
+    found = resolved({"vcpu_count": 2, "image": "geo"}, {"vcpu_count": 3, "network": "nat"})
+    assert (found.spec.vcpu_count, found.image, found.network, found.spec.mem_size_mib) == (3, "geo", "nat", 512)
 
 
 def test_a_kernel_of_another_language_runs_in_the_guest_so_anybody_may_name_it() -> None:
@@ -194,7 +193,6 @@ claims: dict[str, st.SearchStrategy[Any]] = {
     "monitor": st.sampled_from(["auto", "firecracker", "qemu", "fake", "xen"]),
     "minimum_tier": st.sampled_from(["jailed", "kvm", "emulated", "none", "auto"]),
     "network": st.sampled_from(["none", "nat", "lan"]),
-    "workspace": st.text(max_size=8),
     "track_dirty_pages": st.booleans(),
     "restore_from": st.sampled_from(
         [
@@ -251,6 +249,6 @@ def test_the_last_word_counts(said: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_limits_do_not_depend_on_who_comes_first(order: tuple[int, ...]) -> None:
-    values: list[dict[str, Any]] = [{"vcpu_count": 5}, {"mem_size_mib": 100}, {"workspace": "w"}]
+    values: list[dict[str, Any]] = [{"vcpu_count": 5}, {"mem_size_mib": 100}, {"track_dirty_pages": False}]
     with pytest.raises(LimitError, match="vcpu_count"):
         resolved(*(values[index] for index in order))

@@ -27,7 +27,6 @@ GOOD: dict[str, Any] = {
     "monitor": "qemu",
     "minimum_tier": "kvm",
     "network": "none",
-    "workspace": "team-a",
     "start_timeout_s": 60,
     "network_interfaces": [
         {**WHOLE["network_interfaces"][0], "rx_rate_limiter": {"ops": {"size": 1, "refill_time_ms": 1}}}

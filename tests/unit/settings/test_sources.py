@@ -57,7 +57,7 @@ async def test_the_order(last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 async def test_every_source_adds_what_the_others_do_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FC_KERNEL_START_TIMEOUT_S", "77.5")
-    notebook_at(tmp_path / "a.ipynb", {"workspace": "of-the-notebook"})
+    notebook_at(tmp_path / "a.ipynb", {"track_dirty_pages": False})
     resolved = await resolve_settings(
         configured(mem_size_mib=300, networks={"nat": []}),
         profile={"image": "geo"},
@@ -70,7 +70,7 @@ async def test_every_source_adds_what_the_others_do_not_say(tmp_path: Path, monk
     assert resolved.image == "geo"
     assert resolved.network == "nat"
     assert resolved.start_timeout_s == 77.5
-    assert resolved.workspace == "of-the-notebook"
+    assert resolved.spec.track_dirty_pages is False
     assert resolved.minimum_tier is Tier.KVM
 
 
@@ -120,7 +120,6 @@ def test_every_setting_of_the_environment() -> None:
         "monitor": "kvm",
         "minimum_tier": "kvm",
         "network": "kvm",
-        "workspace": "kvm",
         "start_timeout_s": 5.5,
     }
 

@@ -274,7 +274,7 @@ def test_a_manifest_that_lies(saved: Snapshot, other: SnapshotStore) -> None:
         {"parts": with_parts({"pages.1": {"file": "pages.7"}})},
         {"parts": with_parts({"mem": {"size_bytes": 1 << 50}})},
         {"parts": []},
-        {"format": 2},
+        {"format": 3},
         {"kind": "template"},
         {"name": "../../x"},
         {"spec": {**said["spec"], "mem_size_mib": 1 << 31}},

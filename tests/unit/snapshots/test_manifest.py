@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def manifest(**more: Any) -> Manifest:
     return seal(fields(**said), **{**own, **{name: value for name, value in more.items() if name in own}})
 
 
-SOUND = manifest(parts=parts(3), description="what", timings={"a": 0.1, "b": 1}).to_bytes()
+SOUND = manifest(parts=parts(3), description="what").to_bytes()
 
 
 def test_a_manifest_comes_back_as_it_was() -> None:
@@ -53,7 +54,6 @@ def test_a_manifest_comes_back_as_it_was() -> None:
         description="two\nlines",
         kernel=KernelState(),
         image=None,
-        timings={"stall_s": 1e-9, "total_s": 3},
         spec=VmSpec(mem_size_mib=MEM_MIB, extra_drives=(drive,)),
     )
     assert Manifest.from_bytes(whole.to_bytes()) == whole
@@ -75,7 +75,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json(value: object) -> None:
-    for said in (value, {"format": 1, "anything": value}, [value]):
+    for said in (value, {"format": 1, "anything": value}, {"format": 2, "anything": value}, [value]):
         with pytest.raises(REFUSED):
             Manifest.from_bytes(json.dumps(said).encode())
 
@@ -112,11 +112,62 @@ def test_any_value_that_somebody_sealed(field: str, value: object) -> None:
     assert not any("/" in part.file or ".." in part.file for part in read.parts)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5, [1], {}])
+@pytest.mark.parametrize("version", [0, 3, "1", "2", None, 1.5, [1], [2], {}])
 def test_another_format_is_named(version: object) -> None:
     said = {**json.loads(SOUND), "format": version, "what is new": 1}
     with pytest.raises(SnapshotIncompatible, match="format"):
         Manifest.from_bytes(json.dumps(said).encode())
+
+
+OLD = (Path(__file__).parent / "format_1_manifest.json").read_bytes()
+
+
+def sealed_as_format_1(said: dict[str, Any]) -> bytes:
+    """As earlier versions wrote it, with a right checksum."""
+
+    def text(checksum: str) -> bytes:
+        return json.dumps({**said, "checksum": checksum}, indent=1, ensure_ascii=False).encode() + b"\n"
+
+    return text(hashlib.sha256(text("")).hexdigest())
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    read = Manifest.from_bytes(OLD)
+    said, now = json.loads(OLD), json.loads(read.to_bytes())
+    retired = {"snapshot_format": "", "host_kernel": "", "initrd_sha256": "", "timings": {}}
+    assert {**retired, **now, "format": 1, "checksum": said["checksum"]} == said
+    assert now["format"] == 2
+    # From now on it is one of today's.
+    assert Manifest.from_bytes(read.to_bytes()) == read
+    assert sealed_as_format_1(said) == OLD
+
+
+@given(st.integers(0, len(OLD) - 1), st.integers(0, 7))
+def test_any_bit_of_an_earlier_one(at: int, bit: int) -> None:
+    damaged = bytearray(OLD)
+    damaged[at] ^= 1 << bit
+    with pytest.raises(REFUSED):
+        Manifest.from_bytes(bytes(damaged))
+
+
+@given(st.sampled_from(sorted(set(json.loads(OLD)) - {"timings", "format", "checksum"})), JSON)
+def test_any_value_in_an_earlier_one_that_somebody_sealed(field: str, value: object) -> None:
+    try:
+        data = sealed_as_format_1({**json.loads(OLD), field: value})
+        read = Manifest.from_bytes(data)
+    except (*REFUSED, UnicodeEncodeError):
+        return
+    assert Manifest.from_bytes(read.to_bytes()) == read
+    assert is_name(read.name)
+    assert not any("/" in part.file or ".." in part.file for part in read.parts)
+
+
+def test_an_earlier_one_has_one_form_only() -> None:
+    twice = OLD.replace(b' "name": "x",\n', b' "name": "x",\n "name": "x",\n')
+    body = twice[: twice.index(b'"checksum"')] + b'"checksum": "%s"\n}\n'
+    forged = body % hashlib.sha256(body % b"").hexdigest().encode()
+    with pytest.raises(SnapshotCorrupt, match="not written as"):
+        Manifest.from_bytes(forged)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +198,13 @@ def test_what_no_manifest_says(wrong: dict[str, Any]) -> None:
     [
         {"spec": VmSpec(vcpu_count=1)},
         {"monitor": "x" * 300},
-        {"timings": {"a": float("nan")}},
-        {"timings": {"a": -1.0}},
+        {"generation": float("nan")},
+        {"generation": -1.0},
         {"generation": -1},
         {"generation": True},
         {"kernel_id": "\0"},
         {"parent": "s1"},
-        {"initrd_sha256": "xyz"},
+        {"cpu": {"model": "x", "flags_sha256": "xyz"}},
         {"description": "x" * 1001},
         {"more": 1},
     ],

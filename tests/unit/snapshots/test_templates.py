@@ -78,7 +78,6 @@ def test_snapshots_share_a_templates_memory_and_outlive_it(tmp_path: Path, templ
         ("image.kernel", {"image": ImageRef(name="default", kernel_sha256="c" * 64, rootfs_sha256="b" * 64)}),
         ("image.rootfs", {"image": ImageRef(name="default", kernel_sha256="a" * 64, rootfs_sha256="c" * 64)}),
         ("boot_args", {"boot_args": "quiet"}),
-        ("initrd_sha256", {"initrd_sha256": "d" * 64}),
         ("spec", {"spec": VmSpec(vcpu_count=1, mem_size_mib=MEM_MIB, track_dirty_pages=False)}),
         ("kernel.language", {"kernel": KernelState(language="R")}),
         ("template_key", {}),
