@@ -17,12 +17,11 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from traitlets.config import Config
 
-from fc_kernel.api.calls import OpenKernel, RawSettings, StartKernel, TakeSnapshot
+from fc_kernel.api.calls import ForkResult, OpenKernel, RawSettings, StartKernel, TakeSnapshot
 from fc_kernel.host.client import LEASE_S, HostClient
 from fc_kernel.host.engine import Engine
 from fc_kernel.host.held import HeldKernel
 from fc_kernel.host.local import LocalHost
-from fc_kernel.sessions.fork import ForkInfo
 from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.tenant import Tenant
@@ -201,7 +200,7 @@ class ScriptedKernel:
     async def restore(self, name: str) -> None:
         await self._host.host.restore(self.kernel_id, name)
 
-    async def fork(self, count: int, name: str | None = None) -> list[ForkInfo]:
+    async def fork(self, count: int, name: str | None = None) -> list[ForkResult]:
         return await self.engine.run(self.session.fork(count, name))
 
     @property
@@ -248,6 +247,6 @@ async def scripted_kernels(**config: Any) -> AsyncIterator[Callable[..., Awaitab
         await asyncio.to_thread(engine.close)
 
 
-def fork_client(fork: ForkInfo) -> Client:
+def fork_client(fork: ForkResult) -> Client:
     """A client of a fork."""
     return Client.of_file(Path(fork.connection_file))

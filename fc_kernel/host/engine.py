@@ -14,13 +14,16 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
+from ..api.calls import ForkResult
 from ..api.events import Event
+from ..api.models import ForkTicket
 from ..base.loop_thread import LoopThread
 from ..base.paths import RunDir
 from ..channels.endpoints import ClientEndpoints
 from ..errors import StateError
-from ..sessions.fork import Forker, ForkInfo, ForkRequest
+from ..sessions.fork import StartForks
 from ..sessions.session import KernelSession
+from ..sessions.tickets import TicketBook
 from ..settings.tenant import Tenant
 from ..supply.supply import Supply
 
@@ -70,12 +73,13 @@ class Engine(LoopThread):
         endpoint_dir: RunDir | None = None,
         emit: Callable[[Event], None] | None = None,
         on_closed: Callable[[], None] | None = None,
-        fork_one: Forker | None = None,
+        tickets: TicketBook | None = None,
+        start_forks: StartForks | None = None,
     ) -> KernelSession:
         """A session whose sockets are bound and that has no kernel yet; on the loop. The engine closes it at its own end.
 
         ``endpoint_dir`` holds the sockets and is removed with the session, or when this fails. ``emit`` is told what happens,
-        ``on_closed`` that all is released, and ``fork_one`` makes a kernel of a fork; without it there are no forks.
+        ``on_closed`` that all is released, and ``start_forks`` has ``tickets`` of forks used; without it there are no forks.
         """
         session = KernelSession(
             self.supply(tenant),
@@ -86,7 +90,8 @@ class Engine(LoopThread):
             endpoint_dir=endpoint_dir,
             emit=emit or _not_told,
             on_closed=lambda: self._closed(session, on_closed),
-            fork_one=fork_one or _no_forks,
+            tickets=tickets or TicketBook(),
+            start_forks=start_forks or _no_forks,
         )
         self.adopt(session)
         if session.kernel_id:
@@ -144,5 +149,5 @@ def _not_told(_event: Event) -> None:
     """Where nobody wants to know."""
 
 
-async def _no_forks(_request: ForkRequest) -> ForkInfo:
+async def _no_forks(_kernel_id: str, _tickets: list[ForkTicket]) -> list[ForkResult]:
     raise StateError("nobody is there who could start a fork")

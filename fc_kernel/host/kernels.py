@@ -12,9 +12,10 @@ from ..base.paths import RunDir, new_vm_id
 from ..channels.endpoints import ClientEndpoints
 from ..errors import KernelNotFound, StateError
 from ..sessions.session import KernelSession
+from ..sessions.tickets import Issued
 from ..settings.tenant import Tenant
 from .engine import Engine
-from .forking import ForkBook, Issued
+from .forking import ForkBook
 from .leases import Lease
 from .stream import EventStream
 
@@ -53,7 +54,7 @@ class Kernels:
         kernel_id = request.kernel_id
         if kernel_id in self.opened:
             raise StateError(f"a kernel {kernel_id[:64]!r} is open already")
-        fork = self.forks.take(request.ticket) if request.ticket else None
+        fork = self.forks.tickets.take(request.ticket) if request.ticket else None
         listen = request.listen
         endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
         ip = str(endpoint_dir.path / "k") if listen.transport == "ipc" else listen.ip
@@ -72,7 +73,8 @@ class Kernels:
             endpoint_dir=endpoint_dir,
             emit=self._tell,
             on_closed=lambda: self._closed(kernel_id, session),
-            fork_one=self.forks.fork_one,
+            tickets=self.forks.tickets,
+            start_forks=self.forks.start,
         )
         endpoints = Endpoints(
             transport=listen.transport,

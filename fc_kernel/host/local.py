@@ -24,7 +24,6 @@ from ..api.calls import (
 )
 from ..api.events import Event, SnapshotChanged, SnapshotDeleted, SnapshotTaken
 from ..api.models import Console, Kernel, LineageItem, Snapshot, Status
-from ..errors import LimitError, StateError
 from ..machine.start import KernelRequest
 from ..settings.resolve import Resolved
 from ..settings.schema import limited_schema
@@ -87,7 +86,7 @@ class LocalHost(KernelHost):
             resolved = await asyncio.to_thread(self._resolved_for, kernel, request.settings)
             env = request.env
             if kernel.fork is not None and not env:
-                env = {**kernel.fork.env}
+                env = {**kernel.fork.parent.env}
             with kernel.lease.held():
                 await kernel.session.start(KernelRequest(resolved=resolved, argv=resolved.argv, env=env))
             return Started(seq=self._kernels.stream.seq, settings=settings_view(resolved))
@@ -99,7 +98,7 @@ class LocalHost(KernelHost):
         if kernel.fork is None:
             return self._resolve(settings)
         said = settings.profile or settings.environment or settings.notebook is not None or settings.call is not None
-        resolved = self._resolve(settings) if said else kernel.fork.resolved
+        resolved = self._resolve(settings) if said else kernel.fork.parent.resolved
         ticket = kernel.fork.ticket
         restore_from = SnapshotRef(vm_id=ticket.vm_id, snapshot_id=ticket.snapshot_id)
         return replace(resolved, spec=resolved.spec.model_copy(update={"restore_from": restore_from}))
@@ -187,23 +186,11 @@ class LocalHost(KernelHost):
 
     async def fork(self, kernel_id: str, count: int, *, ref: str | None = None) -> ForkOrder:
         """See :meth:`KernelHost.fork`."""
-        most = self._tenant.config.max_forks
-        if not 1 <= count <= most:
-            raise LimitError("count", count, f"1 to {most} (FcKernelConfig.max_forks)")
         session = self._kernels.get(kernel_id).session
 
         async def order() -> ForkOrder:
-            if ref is None:
-                snapshot = (await session.take_snapshot(None)).snapshot
-            else:
-                snapshot = await asyncio.to_thread(partial(self._store.get, ref, scope=session.scope))
-            if session.resolved is None:
-                raise StateError("the kernel was never started")
+            snapshot, tickets = await session.order_forks(count, ref=ref)
             shown = await asyncio.to_thread(snapshot_view, self._store, snapshot, ())
-            tickets = self._kernels.forks.issue(
-                count, snapshot_id=snapshot.id, vm_id=snapshot.manifest.vm_id, name=snapshot.name, parent=kernel_id,
-                scope=session.scope, resolved=session.resolved, env=session.env,
-            )  # fmt: skip
             return self._kernels.forks.order(kernel_id, shown, tickets)
 
         return await self._engine.run(order())

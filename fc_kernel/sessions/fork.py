@@ -1,72 +1,49 @@
-"""Forks: kernels of their own that go on from a snapshot of another one."""
+"""Forking a kernel in two steps: tickets are issued, and whoever owns the kernel starts an ordinary kernel with each."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from ..settings.resolve import Resolved
-from ..settings.spec import SnapshotRef
+from ..api.calls import ForkResult
+from ..api.models import ForkTicket
+from ..errors import LaunchError, StateError
+from ..machine.start import KernelRequest
 from ..snapshots.snapshot import Snapshot
+from .tickets import ForkParent, TicketBook
+
+#: Has whoever owns a kernel (by its id) start one with each ticket, and returns what came of them; on the engine's loop.
+StartForks = Callable[[str, list[ForkTicket]], Awaitable[list[ForkResult]]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForkRequest:
-    """What a fork is to be."""
+def issue(
+    book: TicketBook, count: int, snapshot: Snapshot, last: KernelRequest | None, *, kernel_id: str, scope: str
+) -> list[ForkTicket]:
+    """Tickets for kernels at a snapshot, with the settings and the environment of the kernel that is forked.
 
-    snapshot: Snapshot
-    #: Of the kernel that was forked, with ``restore_from`` naming the snapshot.
-    resolved: Resolved
-    env: Mapping[str, str] = field(default_factory=dict)
-    parent_kernel_id: str = ""
-    #: The snapshots that the fork takes belong where its parent's do.
-    scope: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForkInfo:
-    """A fork that runs, or the ``error`` that kept it from running."""
-
-    kernel_id: str
-    name: str
-    connection_file: str = ""
-    url: str | None = None
-    path: str | None = None
-    session_id: str | None = None
-    error: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    ``last`` is what its last start asked for. Raises :class:`~fc_kernel.errors.StateError` when it was never started, and
+    :class:`~fc_kernel.errors.LimitError` when too many tickets are out.
+    """
+    if last is None:
+        raise StateError("the kernel was never started")
+    parent = ForkParent(kernel_id=kernel_id, scope=scope, resolved=last.resolved, env=last.env)
+    return book.issue(count, snapshot, parent)
 
 
-#: Makes a kernel from a snapshot, on the engine's loop.
-Forker = Callable[[ForkRequest], Awaitable[ForkInfo]]
+async def have_started(
+    book: TicketBook, kernel_id: str, tickets: list[ForkTicket], start: StartForks
+) -> list[ForkResult]:
+    """What came of each ticket; one that started no kernel says so in its ``error``.
 
-
-def request_of(
-    snapshot: Snapshot, resolved: Resolved, *, env: Mapping[str, str], parent_kernel_id: str, scope: str
-) -> ForkRequest:
-    """A fork with the settings of the kernel that is forked, at the snapshot."""
-    restore_from = SnapshotRef(vm_id=snapshot.manifest.vm_id, snapshot_id=snapshot.id)
-    spec = resolved.spec.model_copy(update={"restore_from": restore_from})
-    return ForkRequest(
-        snapshot=snapshot,
-        resolved=replace(resolved, spec=spec),
-        env=env,
-        parent_kernel_id=parent_kernel_id,
-        scope=scope,
-    )
-
-
-async def make_forks(request: ForkRequest, count: int, forker: Forker) -> list[ForkInfo]:
-    """``count`` forks at once; one that fails says so in its ``error``, and when all fail the first error is raised."""
-    made = await asyncio.gather(*(forker(request) for _ in range(count)), return_exceptions=True)
-    if all(isinstance(each, BaseException) for each in made):
-        raise next(each for each in made if isinstance(each, BaseException))
-    return [
-        ForkInfo(kernel_id="", name=request.snapshot.name, error=str(each)) if isinstance(each, BaseException) else each
-        for each in made
-    ]
+    Raises :class:`~fc_kernel.errors.LaunchError` with the first error when no kernel was started at all.
+    """
+    try:
+        by_ticket = {each.ticket: each for each in await start(kernel_id, tickets)}
+    finally:
+        # Whatever was not used by now, nobody waits for.
+        book.revoke(tickets)
+    silent = "nobody has said what came of this fork"
+    results = [by_ticket.get(each.ticket, ForkResult(ticket=each.ticket, error=silent)) for each in tickets]
+    if all(each.error for each in results):
+        raise LaunchError(results[0].error)
+    names = {each.ticket: each.name for each in tickets}
+    return [each if each.name else each.model_copy(update={"name": names[each.ticket]}) for each in results]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..api.calls import ForkResult
 from ..base.tasks import off_loop
 from ..errors import FcKernelError
 from ..machine.capture import Taken
@@ -14,7 +15,6 @@ from ..machine.machine import AGENT_TIMEOUT_S
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
 from .display import snapshot_shown, snapshots_shown
-from .fork import ForkInfo
 from .incarnation import Incarnation
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Asked(Protocol):
     async def restore(self, ref: str, *, same_seed: bool, asker: str | None) -> Snapshot:
         """``%restore``."""
 
-    async def fork(self, count: int, name: str | None) -> list[ForkInfo]:
+    async def fork(self, count: int, name: str | None) -> list[ForkResult]:
         """``%fork``."""
 
     def info(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str,
         return {}
     if isinstance(args, ForkArgs):
         forks = await session.fork(args.count, args.name)
-        return {"role": "source", "forks": [fork.to_dict() for fork in forks]}
+        return {"role": "source", "forks": [fork.model_dump(exclude={"ticket"}) for fork in forks]}
     if request.op == "snapshots":
         return {"snapshots": await snapshots_shown(session.scope, session.store, session.incarnation)}
     await off_loop(session.store.list)  # so that what other processes have renamed or removed is known

@@ -7,9 +7,10 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..api.calls import ForkResult
 from ..api.events import Event, KernelForked, SnapshotRestored, SnapshotTaken
 from ..api.from_store import snapshot_model
-from ..api.models import ForkedKernel
+from ..api.models import ForkedKernel, ForkTicket
 from ..api.models import Snapshot as SnapshotModel
 from ..base.paths import RunDir
 from ..base.tasks import off_loop
@@ -22,12 +23,13 @@ from ..snapshots.snapshot import Snapshot
 from ..supply.supply import Supply
 from . import guest_requests
 from .display import machine_info
-from .fork import Forker, ForkInfo, make_forks, request_of
+from .fork import StartForks, have_started, issue
 from .incarnation import Incarnation
 from .life import KernelLife
 from .phases import Cause
 from .restore import load_and_wake
 from .snapshot import take
+from .tickets import TicketBook
 
 #: What a guest may ask for before it was answered.
 MAX_GUEST_REQUESTS = 4
@@ -47,9 +49,10 @@ class KernelSession(KernelLife):
         endpoint_dir: RunDir | None = None,
         emit: Callable[[Event], None],
         on_closed: Callable[[], None],
-        fork_one: Forker,
+        tickets: TicketBook,
+        start_forks: StartForks,
     ) -> None:
-        """As :class:`~fc_kernel.sessions.life.KernelLife`; ``fork_one`` makes one kernel of a fork."""
+        """As :class:`~fc_kernel.sessions.life.KernelLife`; ``tickets`` are the tenant's, ``start_forks`` has them used."""
         super().__init__(
             supply,
             endpoints,
@@ -60,7 +63,8 @@ class KernelSession(KernelLife):
             emit=emit,
             on_closed=on_closed,
         )
-        self._fork_one = fork_one
+        self._tickets = tickets
+        self._start_forks = start_forks
         self.store = supply.snapshots
 
     @property
@@ -157,29 +161,35 @@ class KernelSession(KernelLife):
         finally:
             self._finishing.start(old.machine.aclose(), "old-machine")
 
-    async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> list[ForkInfo]:
-        """Kernels of their own from this instant, or from the snapshot ``ref``; one that fails says so in its ``error``."""
+    async def order_forks(
+        self, count: int = 1, name: str | None = None, *, ref: str | None = None
+    ) -> tuple[Snapshot, list[ForkTicket]]:
+        """Tickets for ``count`` kernels at this instant, which becomes the snapshot ``name``, or at the snapshot ``ref``.
+
+        Raises :class:`~fc_kernel.errors.LimitError` and what :meth:`take_snapshot` raises.
+        """
         if not 1 <= count <= self._config.max_forks:
             raise LimitError("count", count, f"1 to {self._config.max_forks} (FcKernelConfig.max_forks)")
         async with self._lock:
             snapshot = await self._find(ref) if ref is not None else (await self._take(name)).snapshot
-            if self._request is None:
-                raise StateError("the kernel was never started")
-            request = request_of(
-                snapshot,
-                self._request.resolved,
-                env=self._request.env,
-                parent_kernel_id=self.kernel_id,
-                scope=self.scope,
-            )
-        forks = await make_forks(request, count, self._fork_one)
-        shown = [
+            tickets = issue(self._tickets, count, snapshot, self._request, kernel_id=self.kernel_id, scope=self.scope)
+        return snapshot, tickets
+
+    async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> list[ForkResult]:
+        """:meth:`order_forks`, and have them started by whoever owns this kernel; one that fails says so in its ``error``.
+
+        Raises :class:`~fc_kernel.errors.LaunchError` when none was started.
+        """
+        snapshot, tickets = await self.order_forks(count, name, ref=ref)
+        # Not within the lock: the kernel can do other things while its forks start.
+        results = await have_started(self._tickets, self.kernel_id, tickets, self._start_forks)
+        forks = [
             ForkedKernel(kernel_id=each.kernel_id, name=each.name, path=each.path, session_id=each.session_id)
-            for each in forks
+            for each in results
             if not each.error
         ]
-        self._emit(KernelForked(kernel_id=self.kernel_id, snapshot=await _model(snapshot), forks=shown))
-        return forks
+        self._emit(KernelForked(kernel_id=self.kernel_id, snapshot=await _model(snapshot), forks=forks))
+        return results
 
     async def _find(self, ref: str) -> Snapshot:
         """A snapshot by its name in this kernel's scope, or by its id."""
