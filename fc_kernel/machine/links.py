@@ -157,9 +157,21 @@ class Links:
             if task.done():
                 return task.result()
             raise MonitorExited(str(exited.result()), returncode=exited.result().returncode)
+        except asyncio.CancelledError:
+            # Dialled in the very moment in which the caller was cancelled: nobody gets the result any more.
+            if task.done() and not task.cancelled() and task.exception() is None:
+                _close_all(task.result())
+            raise
         finally:
             for each in (task, exited):
                 if not each.done():
                     each.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await each
+
+
+def _close_all(dialled: object) -> None:
+    """Close one socket, or those of a dictionary."""
+    for each in dialled.values() if isinstance(dialled, dict) else (dialled,):
+        if isinstance(each, socket.socket):
+            each.close()

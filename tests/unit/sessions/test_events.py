@@ -9,6 +9,7 @@ import pytest
 
 from fc_kernel.api.events import Event, KernelForked, SnapshotRestored, SnapshotTaken, StateChanged
 from fc_kernel.errors import FcKernelError, StateError
+from fc_kernel.machine.start import KernelRequest
 
 from ...scripted_kernel import ScriptedKernel, scripted_environment, scripted_kernels
 from ...waiting import until
@@ -85,5 +86,6 @@ async def test_a_kernel_that_is_killed_leaves_its_machine_and_a_close_is_no_acci
     await kernel.engine.run(kernel.session.aclose())
     assert told(events) == ["dead", "dead"]
     assert [each.vm_ended for each in events if isinstance(each, StateChanged)] == [False, False]
+    assert kernel.session.resolved is not None
     with pytest.raises(StateError, match="closed"):
-        await kernel.start()
+        await kernel.engine.run(kernel.session.start(KernelRequest(resolved=kernel.session.resolved)))
