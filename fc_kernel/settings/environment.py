@@ -18,7 +18,6 @@ SETTINGS: Mapping[str, type] = {
     "MONITOR": str,
     "MINIMUM_TIER": str,
     "NETWORK": str,
-    "WORKSPACE": str,
     "START_TIMEOUT_S": float,
 }
 
