@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from fc_kernel.vmm.isolation import (
     read_facts,
 )
 
+DEADLINE_S = 30.0
 #: As Linux 6.12 writes it, for a Firecracker behind its jailer; cut to what is read, and some around it.
 STATUS = """Name:\tfc_vcpu 0
 Umask:\t0022
@@ -197,3 +200,31 @@ def test_a_real_process_of_ours() -> None:
     assert found.tier is Tier.NONE
     assert {"it runs no VM of KVM's", "its root directory is ours, or cannot be seen"} <= set(found.missing)
     assert any("uid" in reason for reason in found.missing)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can put a process into another root directory, under another uid"
+)
+def test_a_real_process_in_a_jail_of_sorts(tmp_path: Path) -> None:
+    """What it has of a jail is seen, and so is what it lacks."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    tmp_path.chmod(0o755)
+    jail = tmp_path / "jail"
+    jail.mkdir()
+    shutil.copy(busybox, jail / "busybox")
+    words = ["setpriv", "--no-new-privs", "--", "chroot", "--userspec=30001:30002", "--groups=", str(jail)]
+    with subprocess.Popen([*words, "/busybox", "sleep", "600"]) as process:
+        try:
+            end = time.monotonic() + DEADLINE_S
+            while read_facts(isolation.PROC / str(process.pid)).programs != 1:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            facts = read_facts(isolation.PROC / str(process.pid))
+            found = isolation_of(process.pid)
+        finally:
+            process.kill()
+    [thread] = facts.threads
+    assert thread == replace(THREAD, seccomp=0)
+    assert facts.root == (jail.stat().st_dev, jail.stat().st_ino)
+    assert found == Isolation(Tier.NONE, ("it runs no VM of KVM's", "not every thread has a seccomp filter"))
