@@ -16,21 +16,17 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import zmq
 
+from ..wire import methods, operations
 from ..wire.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 from . import system
 from .control import Control, RpcError
-from .freeze import KERNEL_ERROR, Checkpoint
+from .freeze import Checkpoint
 from .kernel import DEFAULT_PATH, LOOK_EVERY_S, Kernel
 from .loop import POLLIN, Loop
 from .relay import Relay
 
 if TYPE_CHECKING:
     from .interfaces import Handler, Params, Reply
-
-#: JSON-RPC's code for "method not found".
-NO_METHOD = -32601
-#: Where a kernel of ours finds the agent.
-SOCKET_VARIABLE = "FC_KERNEL_AGENT_SOCKET"
 
 
 class Agent:
@@ -57,20 +53,20 @@ class Agent:
         )
         self._oom_kills = system.oom_kills()
         self._methods: dict[str, Callable[[Params], object]] = {
-            "hello": self._hello,
-            "ping": lambda _params: {},
-            "kernel.status": lambda _params: self._status(),
-            "kernel.signal": self._signal,
-            "kernel.kill": self._kill,
-            "system.shutdown": self._shutdown,
-            "thaw": self._checkpoint.thaw,
-            "answer": self._checkpoint.answer,
+            methods.HELLO: self._hello,
+            methods.PING: lambda _params: {},
+            methods.KERNEL_STATUS: lambda _params: self._status(),
+            methods.KERNEL_SIGNAL: self._signal,
+            methods.KERNEL_KILL: self._kill,
+            methods.SYSTEM_SHUTDOWN: self._shutdown,
+            methods.ANSWER: self._checkpoint.answer,
         }
         self._slow_methods: dict[str, Callable[[Params, Reply], None]] = {
-            "kernel.start": self._start,
-            "freeze": self._checkpoint.freeze,
-            "restored": self._checkpoint.restored,
-            "rehearse": self._checkpoint.rehearse,
+            methods.KERNEL_START: self._start,
+            methods.FREEZE: self._checkpoint.freeze,
+            methods.RENEW: self._checkpoint.renew,
+            methods.THAW: self._checkpoint.thaw,
+            methods.REHEARSE: self._checkpoint.rehearse,
         }
         self._watch_children()
 
@@ -116,7 +112,7 @@ class Agent:
         elif method in self._methods:
             reply(self._methods[method](params))
         else:
-            raise RpcError(NO_METHOD, f"no method {method!r}")
+            raise RpcError(methods.NO_SUCH_METHOD, f"no method {method!r}")
 
     def _hello(self, params: Params) -> Params:
         if self._is_init:
@@ -146,7 +142,7 @@ class Agent:
 
     def _start(self, params: Params, reply: Reply) -> None:
         if self._kernel is not None and self._kernel.returncode is None:
-            raise RpcError(KERNEL_ERROR, "a kernel is running")
+            raise RpcError(methods.KERNEL_ERROR, "a kernel is running")
         home = os.environ.get("HOME", "/root")
         # The parent's pid 1 tells ipykernel that it was started by a program, not typed into a terminal. The debugger
         # would warn about frozen standard modules; switching them off costs start-up time.
@@ -161,12 +157,12 @@ class Agent:
         try:
             kernel.prepare()
             if argv is None:
-                env[SOCKET_VARIABLE] = self._checkpoint.open(kernel, lambda: self._look(kernel))
+                env[operations.AGENT_SOCKET_VARIABLE] = self._checkpoint.open(kernel, lambda: self._look(kernel))
             kernel.start(argv, env, params.get("cwd") or home, params["key"])
             self._checkpoint.started(kernel)
         except OSError as error:
             self._checkpoint.ended()
-            raise RpcError(KERNEL_ERROR, f"cannot start the kernel: {error}") from error
+            raise RpcError(methods.KERNEL_ERROR, f"cannot start the kernel: {error}") from error
         self._kernel = kernel
         self._starting = reply
         self._look(kernel)
@@ -182,7 +178,7 @@ class Agent:
             self._attached = kernel
             for relay in self._relays.values():
                 relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
-        if kernel.waits and not self._checkpoint.has_companion:
+        if kernel.waits and not self._checkpoint.has_thread:
             return  # our own kernel says itself when it is ready
         reply, self._starting = self._starting, None
         reply({"pid": kernel.pid, "instance": kernel.instance})
@@ -192,11 +188,11 @@ class Agent:
         if self._starting is not None:
             reply, self._starting = self._starting, None
             said = "".join(f"\n  | {line}" for line in kernel.tail())
-            reply(RpcError(KERNEL_ERROR, f"the kernel process ended with status {kernel.returncode}{said}"))
+            reply(RpcError(methods.KERNEL_ERROR, f"the kernel process ended with status {kernel.returncode}{said}"))
             return
         # The relays stay: what the kernel said last may still be on its way to them. A new kernel's replace them.
         self._control.notify(
-            "kernel.exited",
+            methods.KERNEL_EXITED,
             {
                 "instance": kernel.instance,
                 "returncode": kernel.returncode,

@@ -7,12 +7,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, Optional
 
 from ..errors import RemoteProtocolError
+from ..wire.methods import BAD_PARAMETERS, MAX_LINE_BYTES, NOT_A_REQUEST
 
 if TYPE_CHECKING:
     from .interfaces import Params, Reply, Stream
 
-#: A request carries an environment at most; the host's requests come nowhere near.
-MAX_LINE_BYTES = 1 << 20
 BUFFER_BYTES = 1 << 16
 
 
@@ -85,7 +84,7 @@ class Control:
             if not (isinstance(method, str) and isinstance(params, dict) and isinstance(number, (int, str))):
                 raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError):
-            self._send({"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "not a request"}})
+            self._send({"jsonrpc": "2.0", "id": None, "error": {"code": NOT_A_REQUEST, "message": "not a request"}})
             return
         stream = self._stream
 
@@ -102,7 +101,7 @@ class Control:
         except RpcError as error:
             reply(error)
         except (KeyError, TypeError, ValueError, OSError) as error:
-            reply(RpcError(-32602, f"{method}: {type(error).__name__}: {error}"))
+            reply(RpcError(BAD_PARAMETERS, f"{method}: {type(error).__name__}: {error}"))
 
     def _send(self, message: Params) -> None:
         if self._stream is not None:

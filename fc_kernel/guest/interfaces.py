@@ -63,6 +63,26 @@ class Machine(Protocol):
         """Give it another name and id."""
 
 
+class Participant(Protocol):
+    """A part of the agent that has something under way between host and kernel, and so takes part in a snapshot.
+
+    While the kernel is brought to a stop each is asked to rest until none has moved anything. In a restored machine each
+    forgets the past and is renewed while the kernel stands still; then the host makes its connections, and the kernel goes on.
+    """
+
+    def rest(self) -> bool:
+        """Pass on what the kernel has said or written so far; whether there was anything."""
+
+    def forget(self) -> None:
+        """Drop the connection and all that is under way: it belongs to the machine that was saved."""
+
+    def renew(self, generation: int) -> None:
+        """Begin anew as this generation; connections of the host follow."""
+
+    def release(self) -> None:
+        """The kernel goes on; give it what was held back for it."""
+
+
 class Service(Protocol):
     """What a guest serves."""
 

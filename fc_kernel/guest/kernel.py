@@ -50,8 +50,8 @@ class Kernel:
         return f"{self._directory}/k-{CHANNELS.index(channel) + 1}"
 
     @property
-    def companion_path(self) -> str:
-        """The Unix socket for the kernel's companion; a short name, for the whole path must be one."""
+    def link_path(self) -> str:
+        """The Unix socket that the kernel's process connects to; a short name, for the whole path must be one."""
         return f"{self._directory}/a"
 
     def prepare(self) -> None:

@@ -1,6 +1,6 @@
 """The kernel process in the guest, run by its path: Python 3.9, ipykernel.
 
-This package is not on the kernel's path: there ``import fc_kernel`` gives ``in_kernel``, and nothing else of it.
+This package is not on the kernel's path: there ``import fc_kernel`` gives ``in_kernel`` with ``wire`` in it, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import os
 import sys
 
 
-def provide_package(directory: str) -> None:
-    """Make ``directory`` the package ``fc_kernel`` of this process."""
+def provide_package(name: str, directory: str) -> None:
+    """Make ``directory`` the package ``name`` of this process."""
     spec = importlib.util.spec_from_file_location(
-        "fc_kernel", os.path.join(directory, "__init__.py"), submodule_search_locations=[directory]
+        name, os.path.join(directory, "__init__.py"), submodule_search_locations=[directory]
     )
     if spec is None or spec.loader is None:
         raise ImportError(directory)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["fc_kernel"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
 
 
 if __name__ == "__main__":
     # The directory of this file, whose modules would hide others from the user's code.
-    provide_package(os.path.join(os.path.abspath(sys.path.pop(0)), "in_kernel"))
+    here = os.path.abspath(sys.path.pop(0))
+    # The package itself imports modules that need the other one.
+    provide_package("fc_kernel.wire", os.path.join(os.path.dirname(here), "wire"))
+    provide_package("fc_kernel", os.path.join(here, "in_kernel"))
     importlib.import_module("fc_kernel.app").KernelApp.launch_instance()

@@ -1,7 +1,8 @@
-"""The agent's end towards the kernel's process: a Unix socket on which the kernel's companion thread connects, and cells that
+"""The agent's link to the kernel's process: a Unix socket to which the agent's thread in the kernel connects, and cells that
 want something of the host.
 
-One JSON object per line, both ways. What comes is the user's code's and is checked like the host's. Python 3.9, pyzmq.
+One JSON object per line, both ways (:mod:`fc_kernel.wire.operations`). What comes is from user code, and is checked as what
+comes from the host is. Python 3.9, pyzmq.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, Optional
 
 from ..errors import RemoteProtocolError
+from ..wire.operations import OPERATIONS, THREAD_READY
 from .transport import SocketStream, accepting
 
 if TYPE_CHECKING:
@@ -23,11 +25,8 @@ if TYPE_CHECKING:
 #: A request has a name and a description.
 MAX_LINE_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 14
-#: The companion, the cell that waits, and a few that are about to be refused.
+#: The thread, the cell that waits, and a few that are about to be refused.
 MAX_CONNECTIONS = 8
-OPERATIONS = ("snapshot", "snapshots", "restore", "fork", "vm")
-#: Those in whose middle the machine may be copied; the copy's cell is told.
-COPYING = ("snapshot", "fork")
 
 
 class Connection:
@@ -118,8 +117,8 @@ class Request:
         self.parent = parent
 
 
-class Companion:
-    """The connections of one kernel. ``said(message)`` gets the companion thread's answers, ``asked(...)`` a cell's request."""
+class KernelLink:
+    """The connections of one kernel. ``said(message)`` gets the thread's answers, ``asked(...)`` a cell's request."""
 
     def __init__(
         self,
@@ -154,13 +153,13 @@ class Companion:
         accepting(loop, self._listener, self._accept)
 
     @property
-    def present(self) -> bool:
-        """Whether the companion thread is there: the kernel is up, and can be prepared."""
+    def has_thread(self) -> bool:
+        """Whether the agent's thread is there: the kernel is up, and can be prepared."""
         return self._thread is not None
 
     @property
-    def holds(self) -> bool:
-        """Whether the companion thread is in the read that keeps the interpreter's lock; true where Linux does not tell."""
+    def holds_lock(self) -> bool:
+        """Whether the thread is in the read that keeps the interpreter's lock; true where Linux does not tell."""
         tid, descriptor = self._place
         try:
             with open(f"/proc/{self.pid}/task/{tid}/syscall") as file:
@@ -170,7 +169,7 @@ class Companion:
         return len(words) > 1 and words[1] == hex(descriptor)
 
     def tell(self, message: Params) -> None:
-        """Send the companion thread a line."""
+        """Send the thread a line."""
         if self._thread is not None:
             self._thread.send(message)
 
@@ -213,11 +212,11 @@ class Companion:
     def _line(self, connection: Connection, message: Params) -> None:
         if connection is self._thread:
             self._said(message)
-        elif message.get("op") == "companion" and self._thread is None and connection.is_kernel:
+        elif message.get("op") == THREAD_READY and self._thread is None and connection.is_kernel:
             try:
                 self._place = (int(message["tid"]), int(message["fd"]))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise RemoteProtocolError(f"not a companion's greeting: {error!r}") from error
+                raise RemoteProtocolError(f"not a thread's greeting: {error!r}") from error
             self._thread = connection
             self._changed()
         else:

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-#: Modules of the package that run in the guest, beside all of ``guest/``.
-SHARED = (
-    "__init__.py",
-    "errors.py",
-    "wire/__init__.py",
-    "wire/frames.py",
-    "wire/handshake.py",
-    "wire/link.py",
-    "wire/mux.py",
-    "wire/ports.py",
-)
+#: What of the package runs in the guest: modules, and directories with all their modules.
+SHARED = ("__init__.py", "errors.py")
+DIRECTORIES = ("wire", "guest", "guest/in_kernel")
 HOST_ONLY = {"interfaces.py", "payload.py"}
 
 
@@ -26,7 +18,7 @@ def guest_files(also: Sequence[str] = ()) -> dict[str, bytes]:
     """
     package = files("fc_kernel")
     shipped = {f"fc_kernel/{name}": package.joinpath(name) for name in (*SHARED, *also)}
-    for directory in ("guest", "guest/in_kernel"):
+    for directory in DIRECTORIES:
         for entry in package.joinpath(directory).iterdir():
             if entry.name.endswith(".py") and entry.name not in HOST_ONLY:
                 shipped[f"fc_kernel/{directory}/{entry.name}"] = entry

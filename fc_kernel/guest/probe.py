@@ -1,4 +1,4 @@
-"""Whether a kernel without a companion has come to the end of its requests: one request of the agent's own, behind all others.
+"""Whether a kernel without our thread has come to the end of its requests: one request of the agent's own, behind all others.
 
 The key of such a kernel cannot be changed, so what waits in it when it is saved would run in every machine that comes from
 the snapshot. It is saved when nothing waits. Python 3.9, pyzmq.

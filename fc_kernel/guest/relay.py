@@ -143,7 +143,7 @@ class Relay:
             else:
                 self._loop.unwatch(self._socket)
 
-    def pump(self) -> bool:
+    def rest(self) -> bool:
         """Move what the kernel has sent into the link, even past its window; says whether there was anything."""
         moved = False
         while (parts := self._receive()) is not None:
@@ -159,7 +159,10 @@ class Relay:
         while self._receive() is not None:
             pass
         self._waiting.clear()
-        self._link.new_generation(0)
+
+    def renew(self, generation: int) -> None:
+        """Begin anew: nothing was sent or received in this generation."""
+        self._link.new_generation(generation)
 
     def _receive(self) -> Optional[list[memoryview]]:
         """The kernel's next message, if one is there."""

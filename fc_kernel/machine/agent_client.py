@@ -1,70 +1,136 @@
-"""JSON-RPC 2.0 with the guest agent: one object per line. What comes from the guest is untrusted."""
+"""The guest agent as the host sees it: one method for each call, and answers that are checked before anybody reads them.
+
+Every call raises :class:`~fc_kernel.errors.AgentError` when the agent refuses it, and
+:class:`~fc_kernel.errors.AgentUnreachable` when no answer comes in time. What an answer says is a claim of the guest: it is
+brought into form here, and what has no form counts as not said.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
+import base64
+import os
 import socket
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ..base.text import without_controls
-from ..errors import AgentError, AgentUnreachable, RemoteProtocolError
+from ..errors import AgentUnreachable
+from ..wire import methods
+from ..wire.ports import PROTOCOL_VERSION
+from .rpc import RpcConnection
 
-#: The agent's answers have some hundred bytes; the limit is the protocol's.
-MAX_LINE_BYTES = 1 << 20
-#: What is read and parsed before other kernels get their turn on the loop.
-READ_BYTES = 1 << 14
-#: Messages that no call waits for. The agent tells of its kernel's end, and nothing else; restarts by hand come nowhere near.
-MAX_UNAWAITED = 64
-PER_S = 10.0
+#: A healthy agent answers in milliseconds, also in an emulated guest; it never waits for the kernel.
+AGENT_TIMEOUT_S = 10.0
+#: A message id of a guest's claims.
+MAX_ID_CHARS = 128
+MAX_LANGUAGE_CHARS = 32
+
+Role = Literal["started", "restored", "fork"]
 
 
-class RpcCodec:
-    """Sans-io: lines in, responses and notifications out."""
+@dataclass(frozen=True, kw_only=True)
+class Greeting:
+    """What the agent says of its machine."""
 
-    def __init__(self) -> None:
-        self._line = bytearray()
-        self._next_id = 0
+    protocol: int
+    python: str
+    kernel_release: str
+    vcpu_count: int
+    mem_total_mib: int
 
-    def request(self, method: str, params: dict[str, Any]) -> tuple[int, bytes]:
-        """The id and the bytes of a request."""
-        self._next_id += 1
-        message = {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params}
-        return self._next_id, json.dumps(message).encode() + b"\n"
-
-    def asked(self, number: object) -> bool:
-        """Whether a request had this id."""
-        return isinstance(number, int) and 0 < number <= self._next_id
-
-    def receive_data(self, data: bytes) -> list[dict[str, Any]]:
-        """The objects in ``data``; raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
-        self._line += data
-        if b"\n" not in data and len(self._line) <= MAX_LINE_BYTES:
-            return []
-        *lines, rest = self._line.split(b"\n")
-        if len(rest) > MAX_LINE_BYTES or any(len(line) > MAX_LINE_BYTES for line in lines):
-            raise RemoteProtocolError(f"the guest agent sent a line of more than {MAX_LINE_BYTES} bytes")
-        self._line = bytearray(rest)
-        return [self._message(line) for line in lines]
-
-    @staticmethod
-    def _message(line: bytearray) -> dict[str, Any]:
+    @classmethod
+    def of(cls, said: Any) -> Greeting:
+        """From an answer that may be anything; raises :class:`~fc_kernel.errors.AgentUnreachable` when it is no greeting."""
         try:
-            message = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RemoteProtocolError(f"the guest agent sent no JSON: {error}") from None
-        if not isinstance(message, dict) or ("id" in message) == ("method" in message):
-            raise RemoteProtocolError("the guest agent sent neither a response nor a notification")
-        return message
+            return cls(
+                protocol=int(said["protocol"]),
+                python=without_controls(str(said["python"])[:32]),
+                kernel_release=without_controls(str(said["kernel_release"])[:64]),
+                vcpu_count=int(said["vcpu_count"]),
+                mem_total_mib=int(said["mem_total_mib"]),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise AgentUnreachable(f"the guest agent's greeting is malformed: {error!r}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """What the agent says of the kernel that it froze."""
+
+    instance: int | None = None
+    language: str | None = None
+    execution_count: int | None = None
+    #: The id of the request whose cell runs, or has asked for the snapshot.
+    cell: str | None = None
+    hook_errors: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, said: object) -> Frozen:
+        """From an answer that may be anything."""
+        told = _object(said)
+        return cls(
+            instance=_count(told.get("instance")),
+            language=_text(told.get("language"), MAX_LANGUAGE_CHARS),
+            execution_count=_count(told.get("execution_count")),
+            cell=_text(told.get("cell"), MAX_ID_CHARS),
+            hook_errors=hook_errors(said),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """What a restored machine is told: who it is now."""
+
+    role: Role
+    generation: int
+    #: Of the snapshot that it comes from.
+    name: str
+    hostname: str
+    machine_id: str
+    #: With which the kernel's messages are signed from now on.
+    key: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Whether Python's generators of random numbers begin anew.
+    reseed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewed:
+    """What the agent says of a machine that it renewed."""
+
+    #: Whether the kernel takes the new key; one that is not ours keeps its own.
+    rekeyed: bool
+
+    @classmethod
+    def of(cls, said: object) -> Renewed:
+        """From an answer that may be anything."""
+        return cls(rekeyed=_object(said).get("rekeyed") is not False)
+
+
+def hook_errors(said: object) -> tuple[str, ...]:
+    """What the user's hooks raised, from an answer that may be anything."""
+    errors = _object(said).get("hook_errors")
+    if not isinstance(errors, list):
+        return ()
+    return tuple(str(each)[: methods.MAX_HOOK_ERROR_CHARS] for each in errors[: methods.MAX_HOOK_ERRORS])
+
+
+def _object(said: object) -> dict[str, Any]:
+    return said if isinstance(said, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 31 else None
+
+
+def _text(value: object, most: int) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= most and value.isprintable() else None
 
 
 class AgentClient:
-    """The control connection. ``on_notification(method, params)`` and ``on_lost(reason, fatal)`` run on the loop.
-
-    A loss is fatal, and dialling again of no use, when the guest broke the protocol.
-    """
+    """The agent at the other end of a control connection. ``timeout_s`` is how long an answer may take."""
 
     def __init__(
         self,
@@ -73,99 +139,105 @@ class AgentClient:
         on_notification: Callable[[str, dict[str, Any]], None],
         on_lost: Callable[[str, bool], None],
     ) -> None:
-        self._sock = sock
-        self._codec = RpcCodec()
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._on_notification = on_notification
-        self._on_lost = on_lost
-        self._unawaited = 0
-        self._counted_since = 0.0
-        self._write_lock = asyncio.Lock()
-        self._reader = asyncio.get_running_loop().create_task(self._read(), name="agent-control")
+        """Takes over the socket. The callbacks are those of :class:`~fc_kernel.machine.rpc.RpcConnection`."""
+        self._rpc = RpcConnection(sock, on_notification=on_notification, on_lost=on_lost)
 
     @property
     def alive(self) -> bool:
         """Whether the connection stands."""
-        return not self._reader.done()
+        return self._rpc.alive
 
-    async def call(self, method: str, *, timeout_s: float, within_s: float | None = None, **params: Any) -> Any:
-        """Call a method; raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.AgentUnreachable`.
+    async def _call(self, method: str, *, within_s: float | None = None, **params: Any) -> Any:
+        return await self._rpc.call(method, params, timeout_s=AGENT_TIMEOUT_S if within_s is None else within_s)
 
-        ``timeout_s`` is ours; ``within_s`` is what the agent is told as its own (``timeout_s`` on the wire).
+    async def hello(self) -> Greeting:
+        """Greet; raises :class:`~fc_kernel.errors.AgentUnreachable` for an agent of another protocol."""
+        said = await self._call(methods.HELLO, protocol=PROTOCOL_VERSION, time=time.time(), entropy_b64=_entropy())
+        greeting = Greeting.of(said)
+        if greeting.protocol != PROTOCOL_VERSION:
+            raise AgentUnreachable(
+                f"the guest agent speaks protocol {greeting.protocol}; this host speaks {PROTOCOL_VERSION}"
+            )
+        return greeting
+
+    async def ping(self) -> None:
+        """Return when the agent has answered."""
+        await self._call(methods.PING)
+
+    async def start_kernel(
+        self, *, argv: Sequence[str] | None, env: Mapping[str, str], key: str, instance: int, timeout_s: float
+    ) -> None:
+        """Start a kernel process, and return when it takes requests. ``argv`` ``None`` is the guest's own ipykernel."""
+        await self._call(
+            methods.KERNEL_START,
+            within_s=timeout_s,
+            argv=None if argv is None else list(argv),
+            env=dict(env),
+            cwd=None,
+            key=key,
+            instance=instance,
+        )
+
+    async def signal_kernel(self, signum: int) -> None:
+        """Send a signal to the kernel's process group; nothing happens when none runs."""
+        await self._call(methods.KERNEL_SIGNAL, signum=signum)
+
+    async def kill_kernel(self) -> None:
+        """Kill the kernel's process group; the news of its end follows."""
+        await self._call(methods.KERNEL_KILL)
+
+    async def freeze(self, *, hooks: bool, hooks_timeout_s: float, timeout_s: float) -> Frozen:
+        """Stop the kernel and all that it has started, after the user's hooks if they are to run.
+
+        The agent gives hooks and kernel ``hooks_timeout_s``, and then stops what has not stopped. It refuses with the code
+        :data:`~fc_kernel.wire.methods.KERNEL_BUSY` when a kernel of another language is at work.
         """
-        if within_s is not None:
-            params["timeout_s"] = within_s
-        if method == "answer":
-            # What the guest had asked for, and got: that was no unasked message.
-            self._unawaited = max(0, self._unawaited - 1)
-        number, data = self._codec.request(method, params)
-        if self._reader.done():
-            raise AgentUnreachable(f"{method}: the connection to the guest agent is gone")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        try:
-            async with asyncio.timeout(timeout_s):
-                async with self._write_lock:
-                    await asyncio.get_running_loop().sock_sendall(self._sock, data)
-                return await answer
-        except TimeoutError:
-            raise AgentUnreachable(f"{method}: the guest agent did not answer within {timeout_s:g} s") from None
-        except OSError as error:
-            raise AgentUnreachable(f"{method}: the connection to the guest agent broke: {error}") from error
-        finally:
-            self._waiting.pop(number, None)
+        return Frozen.of(await self._call(methods.FREEZE, within_s=timeout_s, hooks=hooks, timeout_s=hooks_timeout_s))
 
-    async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        reason, fatal = "closed by the guest", False
-        try:
-            while data := await loop.sock_recv(self._sock, READ_BYTES):
-                for message in self._codec.receive_data(data):
-                    self._dispatch(message)
-                # Receiving does not yield while there is something to receive: a flood would have the loop for itself.
-                await asyncio.sleep(0)
-        except (OSError, RemoteProtocolError) as error:
-            reason, fatal = str(error), isinstance(error, RemoteProtocolError)
-        finally:
-            for answer in self._waiting.values():
-                if not answer.done():
-                    answer.set_exception(AgentUnreachable(f"the connection to the guest agent is gone: {reason}"))
-        self._on_lost(reason, fatal)
+    async def renew(self, renewal: Renewal, *, timeout_s: float) -> Renewed:
+        """Give a restored machine an identity, entropy and a clock of its own; its kernel stays frozen.
 
-    def _dispatch(self, message: dict[str, Any]) -> None:
-        if "method" in message:
-            self._count_unawaited()
-            params = message.get("params", {})
-            if isinstance(message["method"], str) and isinstance(params, dict):
-                self._on_notification(message["method"], params)
-            return
-        answer = self._waiting.get(message["id"]) if isinstance(message["id"], int) else None
-        if answer is None or answer.done():
-            if self._codec.asked(message["id"]):
-                self._count_unawaited()
-                return  # the answer to a call whose caller did not wait
-            raise RemoteProtocolError(f"the guest agent answered a call that nobody made: {message['id']!r:.40}")
-        error = message.get("error")
-        if error is None:
-            answer.set_result(message.get("result"))
-        elif isinstance(error, dict):
-            code = error.get("code")
-            text = without_controls(str(error.get("message", ""))[:4000])
-            answer.set_exception(AgentError(text, code=code if isinstance(code, int) else 0))
-        else:
-            raise RemoteProtocolError("the guest agent sent an error that is no object")
+        The agent refuses with the code :data:`~fc_kernel.wire.methods.ENTROPY_REFUSED` when its Linux takes no entropy: such
+        a machine must be ended.
+        """
+        said = await self._call(
+            methods.RENEW,
+            within_s=timeout_s,
+            time=time.time(),
+            entropy_b64=_entropy(),
+            cwd=None,
+            role=renewal.role,
+            generation=renewal.generation,
+            name=renewal.name,
+            hostname=renewal.hostname,
+            machine_id=renewal.machine_id,
+            key=renewal.key,
+            env=dict(renewal.env),
+            reseed=renewal.reseed,
+        )
+        return Renewed.of(said)
 
-    def _count_unawaited(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._counted_since > PER_S:
-            self._unawaited, self._counted_since = 0, now
-        self._unawaited += 1
-        if self._unawaited > MAX_UNAWAITED:
-            raise RemoteProtocolError(f"the guest agent sent over {MAX_UNAWAITED} unasked messages in {PER_S:g} s")
+    async def thaw(self, *, timeout_s: float) -> tuple[str, ...]:
+        """Let the kernel go on; in a renewed machine, renew the kernel first. Returns what the user's hooks raised."""
+        return hook_errors(await self._call(methods.THAW, within_s=timeout_s, time=time.time()))
+
+    async def rehearse(self, *, rehearsal_timeout_s: float, timeout_s: float) -> None:
+        """Have the kernel do once, without a trace, what its first cell will; the agent gives it ``rehearsal_timeout_s``."""
+        await self._call(methods.REHEARSE, within_s=timeout_s, timeout_s=rehearsal_timeout_s)
+
+    async def answer(self, number: int, answer: Mapping[str, Any]) -> None:
+        """Answer a cell's request with a ``result``, or with an ``error`` that is text."""
+        self._rpc.answering()
+        await self._call(methods.ANSWER, id=number, **answer)
+
+    async def shut_down(self) -> None:
+        """Have the guest write what it has in its caches, and end its machine."""
+        await self._call(methods.SYSTEM_SHUTDOWN)
 
     async def aclose(self) -> None:
-        """End the reader and close the socket."""
-        self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
-        self._sock.close()
+        """Close the connection."""
+        await self._rpc.aclose()
+
+
+def _entropy() -> str:
+    return base64.b64encode(os.urandom(methods.SEED_BYTES)).decode()

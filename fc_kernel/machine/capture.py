@@ -20,8 +20,9 @@ from ..snapshots.draft import Draft
 from ..snapshots.manifest import KernelState, ManifestDraft
 from ..snapshots.snapshot import Base, Snapshot
 from ..vmm.base import SnapshotCreate, VmmState
-from .load import hook_errors
-from .machine import AGENT_TIMEOUT_S, Machine
+from ..wire.methods import KERNEL_BUSY
+from .agent_client import AGENT_TIMEOUT_S, Frozen
+from .machine import Machine
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -29,41 +30,6 @@ log = logging.getLogger(__name__)
 #: Hooks of the user's, flushing, and freezing: the agent gives up by itself before we do.
 FREEZE_TIMEOUT_S = 30.0
 HOOKS_TIMEOUT_S = 20.0
-#: The agent's code for a kernel of another language that is at work: it is saved between two requests.
-KERNEL_BUSY = -32002
-#: A message id of a guest's claims.
-MAX_ID = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """What the agent says of the kernel that it froze: claims of the guest, checked for their form."""
-
-    instance: int | None = None
-    language: str | None = None
-    execution_count: int | None = None
-    cell: str | None = None
-    hook_errors: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, said: object) -> Frozen:
-        """From an answer that may be anything."""
-        told: dict[str, Any] = said if isinstance(said, dict) else {}
-        return cls(
-            instance=_count(told.get("instance")),
-            language=_text(told.get("language"), 32),
-            execution_count=_count(told.get("execution_count")),
-            cell=_text(told.get("cell"), MAX_ID),
-            hook_errors=tuple(hook_errors(said)),
-        )
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 31 else None
-
-
-def _text(value: object, most: int) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= most and value.isprintable() else None
 
 
 @dataclass(frozen=True)
@@ -94,9 +60,9 @@ async def take(
     *,
     notebook: bytes | None = None,
     hooks: bool = True,
-    on_going_on: Callable[[], Awaitable[None]] | None = None,
+    on_resumed: Callable[[], Awaitable[None]] | None = None,
 ) -> Taken:
-    """Save the machine into a draft, let it go on, and publish the draft; then the machine stands on the new snapshot.
+    """Save the machine into a draft, let it go on, and publish the draft; the next diff is on the new snapshot.
 
     ``describe`` makes the manifest from what the agent told. The caller discards the draft when this fails: then the
     machine runs as before. Once the capture has begun it is carried to its end, also when the caller is cancelled.
@@ -105,7 +71,7 @@ async def take(
     base = machine.origin.base
     if base is not None and not await off_loop(base.vmstate.exists):
         # Somebody has removed it by force: this snapshot stands by itself.
-        machine.stands_on(None)
+        machine.rebase(None)
         base = None
 
     async def capture() -> None:
@@ -114,8 +80,8 @@ async def take(
     try:
         await finish(capture())
     finally:
-        if on_going_on is not None:
-            await on_going_on()
+        if on_resumed is not None:
+            await on_resumed()
     frozen, stood_still_s = taken[0]
     try:
         await machine.vmm.written()
@@ -128,9 +94,9 @@ async def take(
         snapshot, hold = await _to_the_end(functools.partial(_published, draft, publish))
     except BaseException:
         # What a next diff would be on is lost with this one.
-        machine.stands_on(None)
+        machine.rebase(None)
         raise
-    machine.stands_on(snapshot, hold)
+    machine.rebase(snapshot, hold)
     return Taken(snapshot, stood_still_s, frozen.hook_errors)
 
 
@@ -155,7 +121,7 @@ async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) ->
     await vmm.prepare()
     since = time.monotonic()
     try:
-        frozen = Frozen.of(await _freeze(machine, hooks=hooks))
+        frozen = await _freeze(machine, hooks=hooks)
         await machine.links.rest()
         await vmm.pause()
         try:
@@ -167,9 +133,9 @@ async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) ->
     return frozen, time.monotonic() - since
 
 
-async def _freeze(machine: Machine, *, hooks: bool) -> Any:
+async def _freeze(machine: Machine, *, hooks: bool) -> Frozen:
     try:
-        return await machine.agent.call("freeze", timeout_s=FREEZE_TIMEOUT_S, hooks=hooks, within_s=HOOKS_TIMEOUT_S)
+        return await machine.agent.freeze(hooks=hooks, hooks_timeout_s=HOOKS_TIMEOUT_S, timeout_s=FREEZE_TIMEOUT_S)
     except AgentError as error:
         if error.code == KERNEL_BUSY:
             raise StateError(f"no snapshot was taken: {error}; try again when its cell has ended") from error
@@ -194,7 +160,7 @@ async def _thaw(machine: Machine) -> None:
     try:
         async with asyncio.timeout(AGENT_TIMEOUT_S):
             await machine.links.attach()
-        await machine.agent.call("thaw", timeout_s=AGENT_TIMEOUT_S, time=time.time())
+        await machine.agent.thaw(timeout_s=AGENT_TIMEOUT_S)
     except (FcKernelError, TimeoutError) as error:
         log.error("VM %s stays frozen and is ended: %s", machine.vmm.plan.vm_id, error or "no answer")
         with contextlib.suppress(StateError):

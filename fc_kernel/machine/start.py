@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..settings.resolve import Resolved
-from .load import Role, Waking, wake
+from ..wire.methods import ROLE_FORK, ROLE_STARTED
+from .agent_client import Role
 from .machine import Machine
+from .wake import Waking, wake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,6 @@ class KernelRequest:
     resolved: Resolved
     argv: Sequence[str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,12 @@ async def begin(machine: Machine, request: KernelRequest, *, generation: int) ->
     errors: Sequence[str] = ()
     if machine.asleep:
         current = machine.origin.current
-        role: Role = "started" if current is None else "fork"
+        role: Role = ROLE_STARTED if current is None else ROLE_FORK
         waking = Waking(
             role=role,
             generation=generation,
             name="" if current is None else current.name,
             env=request.env,
-            cwd=request.cwd,
         )
         errors = await wake(machine, waking, timeout_s=request.resolved.start_timeout_s)
         if (kernel := machine.origin.kernel) is not None:
@@ -52,14 +52,12 @@ async def begin(machine: Machine, request: KernelRequest, *, generation: int) ->
             return Begun(kernel.instance, kernel.key, errors)
     instance = machine.last_instance + 1
     key = secrets.token_hex(16)
-    await machine.agent.call(
-        "kernel.start",
-        timeout_s=request.resolved.start_timeout_s,
-        argv=list(request.argv) if request.argv else None,
+    await machine.agent.start_kernel(
+        argv=request.argv or None,
         env={**request.env, **machine.environment()},
-        cwd=request.cwd,
         key=key,
         instance=instance,
+        timeout_s=request.resolved.start_timeout_s,
     )
     machine.last_instance = instance
     return Begun(instance, key.encode(), errors)

@@ -11,9 +11,9 @@ from ..api.calls import ForkResult
 from ..base.tasks import off_loop
 from ..errors import FcKernelError
 from ..machine.capture import Taken
-from ..machine.machine import AGENT_TIMEOUT_S
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
+from ..wire import operations
 from .display import snapshot_shown, snapshots_shown
 from .incarnation import Incarnation
 
@@ -63,7 +63,8 @@ class NoArgs(_Strict):
 
 
 ARGUMENTS: dict[str, type[_Strict]] = {
-    "snapshot": SnapshotArgs, "snapshots": NoArgs, "restore": RestoreArgs, "fork": ForkArgs, "vm": NoArgs,
+    operations.SNAPSHOT: SnapshotArgs, operations.SNAPSHOTS: NoArgs, operations.RESTORE: RestoreArgs,
+    operations.FORK: ForkArgs, operations.VM: NoArgs,
 }  # fmt: skip
 
 
@@ -113,14 +114,14 @@ async def serve(session: Asked, incarnation: Incarnation, params: dict[str, Any]
         answer = {"error": str(error)}
     machine, now = incarnation.machine, session.incarnation
     if now is not None and now.machine is machine:
-        await machine.agent.call("answer", timeout_s=AGENT_TIMEOUT_S, id=request.id, **answer)
+        await machine.agent.answer(request.id, answer)
 
 
 async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str, Any]:
     if isinstance(args, SnapshotArgs):
         taken = await session.take_snapshot(args.name, args.description)
         return {
-            "role": "source",
+            "role": operations.ROLE_SOURCE,
             "snapshot": await snapshot_shown(taken.snapshot, session.store, session.incarnation),
             "stood_still_s": round(taken.stood_still_s, 4),
             "hook_errors": list(taken.hook_errors),
@@ -130,8 +131,8 @@ async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str,
         return {}
     if isinstance(args, ForkArgs):
         forks = await session.fork(args.count, args.name)
-        return {"role": "source", "forks": [fork.model_dump(exclude={"ticket"}) for fork in forks]}
-    if request.op == "snapshots":
+        return {"role": operations.ROLE_SOURCE, "forks": [fork.model_dump(exclude={"ticket"}) for fork in forks]}
+    if request.op == operations.SNAPSHOTS:
         return {"snapshots": await snapshots_shown(session.scope, session.store, session.incarnation)}
     await off_loop(session.store.list)  # so that what other processes have renamed or removed is known
     return session.info()

@@ -19,10 +19,12 @@ from ..base.tasks import TaskSet
 from ..channels.endpoints import ClientEndpoints
 from ..channels.synthesized import Rollback
 from ..errors import AgentError, AgentUnreachable, FcKernelError, KernelStartError, MonitorError, StateError
-from ..machine.machine import AGENT_TIMEOUT_S, Machine
+from ..machine.agent_client import AGENT_TIMEOUT_S
+from ..machine.machine import Machine
 from ..machine.start import KernelRequest, begin
 from ..settings.spec import SnapshotRef
 from ..supply.supply import Supply
+from ..wire.methods import KERNEL_EXITED, KERNEL_REQUEST
 from .exit import KernelExit
 from .incarnation import Incarnation
 from .phases import ALIVE, OVER, WORDS, Cause, Phase, following
@@ -254,9 +256,9 @@ class KernelLife(ABC):
     def _notified(self, incarnation: Incarnation, method: str, params: dict[str, Any]) -> None:
         if incarnation is not self.incarnation or params.get("instance") != incarnation.instance:
             return
-        if method == "kernel.request":
+        if method == KERNEL_REQUEST:
             self._asked(incarnation, params)
-        elif method == "kernel.exited" and not self._exit.over:
+        elif method == KERNEL_EXITED and not self._exit.over:
             # A dead kernel's machine waits a while for a restart, which may never come.
             self._drop_machine_after(self._config.restart_linger_s)
             self._kernel_ended(*how_it_ended(params))
@@ -309,8 +311,7 @@ class KernelLife(ABC):
     async def signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group; nothing happens when none runs."""
         if self.incarnation is not None and self.running:
-            agent = self.incarnation.machine.agent
-            await agent.call("kernel.signal", timeout_s=AGENT_TIMEOUT_S, signum=signum)
+            await self.incarnation.machine.agent.signal_kernel(signum)
 
     async def kill(self) -> None:
         """End the kernel process at once; when the agent does not answer, the whole machine."""
@@ -318,7 +319,7 @@ class KernelLife(ABC):
             return
         machine, self._told_to_end = self.incarnation.machine, True
         try:
-            await machine.agent.call("kernel.kill", timeout_s=AGENT_TIMEOUT_S)
+            await machine.agent.kill_kernel()
             async with asyncio.timeout(AGENT_TIMEOUT_S):
                 await self._exit.wait()
         except (FcKernelError, TimeoutError) as error:

@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack
 
 from ..channels.synthesized import Rollback
 from ..errors import SnapshotError
-from ..machine.load import Waking, wake
+from ..machine.wake import Waking, wake
 from ..settings.resolve import Resolved
 from ..snapshots.snapshot import Snapshot
 from ..supply.supply import Supply
+from ..wire.methods import ROLE_RESTORED
 from .incarnation import Incarnation
 
 
@@ -37,7 +38,9 @@ async def load_and_wake(
         if saved is None:
             raise SnapshotError(f"the snapshot {snapshot.name!r} holds no kernel that could go on")
         generation = max(now.generation, machine.origin.generation) + 1
-        waking = Waking(role="restored", generation=generation, name=snapshot.name, reseed=not same_seed, env=dict(env))
+        waking = Waking(
+            role=ROLE_RESTORED, generation=generation, name=snapshot.name, reseed=not same_seed, env=dict(env)
+        )
         hook_errors = await wake(machine, waking)
         kernel = machine.origin.kernel or saved
         machine.last_instance = kernel.instance

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from ..base.tasks import off_loop
 from ..errors import SnapshotError
 from ..machine import capture
+from ..machine.agent_client import Frozen
 from ..snapshots.draft import Draft
 from ..snapshots.manifest import ManifestDraft
 from ..snapshots.store import SnapshotStore
@@ -39,11 +40,11 @@ async def take(
         # The store may have taken its time, and the kernel may have ended.
         incarnation = running()
         describe = functools.partial(_describe, incarnation, description=description, labels=labels)
-        return await capture.take(incarnation.machine, draft, describe, notebook=notebook, on_going_on=on_resumed)
+        return await capture.take(incarnation.machine, draft, describe, notebook=notebook, on_resumed=on_resumed)
 
 
 def _describe(
-    incarnation: Incarnation, frozen: capture.Frozen, *, description: str, labels: Mapping[str, str]
+    incarnation: Incarnation, frozen: Frozen, *, description: str, labels: Mapping[str, str]
 ) -> ManifestDraft:
     """What the manifest says of the machine and of the kernel that was frozen in it."""
     base, current = incarnation.machine.origin.base, incarnation.machine.origin.current

@@ -18,6 +18,7 @@ from ..errors import (
     UnsupportedByMonitor,
 )
 from ..images.store import Image, ImageStore
+from ..machine.boot import boot
 from ..machine.identity import host_for
 from ..machine.load import load, spec_for_load
 from ..machine.machine import Machine
@@ -54,7 +55,7 @@ class Supply:
         await asyncio.shield(self._reaping)
 
     async def fresh(self, resolved: Resolved, *, python: bool, labels: dict[str, str]) -> Machine:
-        """A machine as settings have it. It may have a kernel that waits for :func:`~fc_kernel.machine.load.wake`.
+        """A machine as settings have it. It may have a kernel that waits for :func:`~fc_kernel.machine.wake.wake`.
 
         Raises :class:`~fc_kernel.errors.ConfigError` or :class:`~fc_kernel.errors.LaunchError`; then nothing is left.
         """
@@ -65,7 +66,7 @@ class Supply:
             want = await off_loop(functools.partial(self._wanted, choice, resolved, python=python))
             if (machine := await self._from_template(want, labels)) is not None:
                 return machine
-        return await Machine.boot(resolved, self.tenant, labels=labels, choice=choice)
+        return await boot(resolved, self.tenant, labels=labels, choice=choice)
 
     def _wanted(self, choice: Choice, resolved: Resolved, *, python: bool) -> Wanted:
         image = self._image(resolved.image) if choice.needs_image else None

@@ -16,6 +16,8 @@ from ..errors import FcKernelError, SnapshotError, SnapshotExists
 from ..images.initramfs import agent_digest
 from ..images.store import Image
 from ..machine import capture
+from ..machine.agent_client import Frozen
+from ..machine.boot import boot
 from ..machine.identity import host_for
 from ..machine.machine import Machine
 from ..settings.config import FcKernelConfig
@@ -28,6 +30,7 @@ from ..snapshots.manifest import Cpu, ManifestDraft
 from ..snapshots.snapshot import Snapshot
 from ..vmm.base import Capability
 from ..vmm.monitors import Choice
+from ..wire.operations import TEMPLATE_IMPORTS_VARIABLE
 from ..wire.ports import PROTOCOL_VERSION
 from .stores import template_store
 
@@ -151,22 +154,20 @@ class Templates:
         spec = resolved.spec
         begin = functools.partial(self.store.begin, want.key, expected_bytes=(spec.mem_size_mib or 0) << 20)
         async with await off_loop(begin, undo=Draft.discard) as draft:
-            machine = await Machine.boot(resolved, self._tenant, labels={"template": want.image_name}, choice=choice)
+            machine = await boot(resolved, self._tenant, labels={"template": want.image_name}, choice=choice)
             try:
                 if Capability.SNAPSHOT not in machine.vmm.capabilities:
                     raise SnapshotError(f"{machine.vmm.name} {machine.vmm.version} takes no snapshots")
                 key = await self._start_kernel(machine, want) if want.python else b""
 
-                def describe(frozen: capture.Frozen) -> ManifestDraft:
+                def describe(frozen: Frozen) -> ManifestDraft:
                     state = capture.kernel_state(frozen, key)
                     return manifest_of(machine).model_copy(update={"kernel": state, "template_key": want.key})
 
                 for stale in await off_loop(
                     functools.partial(
                         self.store.others,
-                        describe(
-                            capture.Frozen(instance=INSTANCE, language="python") if want.python else capture.Frozen()
-                        ),
+                        describe(Frozen(instance=INSTANCE, language="python") if want.python else Frozen()),
                     )
                 ):
                     log.info(
@@ -184,14 +185,12 @@ class Templates:
 
     async def _start_kernel(self, machine: Machine, want: Wanted) -> bytes:
         key = secrets.token_hex(16).encode()
-        await machine.agent.call(
-            "kernel.start",
-            timeout_s=want.resolved.start_timeout_s,
+        await machine.agent.start_kernel(
             argv=None,
-            env={"FC_KERNEL_TEMPLATE_IMPORTS": ",".join(want.imports), **machine.environment()},
-            cwd=None,
+            env={TEMPLATE_IMPORTS_VARIABLE: ",".join(want.imports), **machine.environment()},
             key=key.decode(),
             instance=INSTANCE,
+            timeout_s=want.resolved.start_timeout_s,
         )
         return key
 

@@ -14,4 +14,4 @@ CONTROL_PORT: Final = 1000
 CHANNEL_PORTS: Final = {"shell": 1001, "iopub": 1002, "stdin": 1003, "control": 1004}
 
 #: Spoken by agent and host; a change that the other side would not understand raises it.
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from fc_kernel.machine.agent_client import AgentClient
+from fc_kernel.machine.rpc import RpcConnection
 from fc_kernel.testing import FakeVmm
 
 from ..scripted_kernel import scripted_environment, scripted_kernels
 
 DRIVER = ("pause", "snapshot", "resume", "written", "load", "aclose")
-AGENT = ("freeze", "thaw", "restored")
+AGENT = ("freeze", "thaw", "renew")
 
 
 class Points:
@@ -89,7 +89,7 @@ def main() -> None:
     points = Points(fatal)
     for name in DRIVER:
         points.around(FakeVmm, name, (name,))
-    points.around(AgentClient, "call", AGENT)
+    points.around(RpcConnection, "call", AGENT)
     asyncio.run(serve(Path(data_dir), doing, points))
 
 

@@ -24,7 +24,7 @@ POINTS = [
     "store:hash vmstate", "store:fsync vmstate", "store:manifest", "store:unreserve", "store:rename", "store:fsync",
     "store:published",
 ]  # fmt: skip
-LOADS = ["<load", "load>", "<restored", "restored>"]
+LOADS = ["<load", "load>", "<renew", "renew>", "<thaw", "thaw>"]
 #: From here on the snapshot has its place.
 WHOLE = ("store:fsync", "store:published")
 

@@ -163,7 +163,9 @@ async def test_a_monitor_that_is_killed_while_it_saves(kernel: ScriptedKernel, s
     assert await kernel.client.value("x") == "1"
 
 
-@pytest.mark.parametrize("fault", ["load:die", "load:EIO", "load:refuse", "restored:die", "restored:refuse"])
+@pytest.mark.parametrize(
+    "fault", ["load:die", "load:EIO", "load:refuse", "renew:die", "renew:refuse", "thaw:die", "thaw:refuse"]
+)
 @pytest.mark.parametrize("magic", ["%restore a", "%fork"])
 async def test_a_monitor_that_fails_while_it_loads(
     kernel: ScriptedKernel, fault: str, magic: str, monkeypatch: pytest.MonkeyPatch
@@ -200,7 +202,7 @@ async def test_a_restored_guest_that_takes_no_randomness(
         await load(vmm, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FakeVmm, "load", watched)
-    monkeypatch.setenv(FAULTS_VARIABLE, "restored:refuse")
+    monkeypatch.setenv(FAULTS_VARIABLE, "renew:refuse")
     with pytest.raises(NotReseeded):
         await kernel.restore("a")
     [vmm] = machines
@@ -212,7 +214,7 @@ async def test_a_restored_guest_that_takes_no_randomness(
 
 async def test_a_template_that_takes_no_randomness(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     await make()
-    monkeypatch.setenv(FAULTS_VARIABLE, "restored:refuse")
+    monkeypatch.setenv(FAULTS_VARIABLE, "renew:refuse")
     with pytest.raises(NotReseeded):
         await make()
     assert len(list_entries(runtime_dir())) == 1

@@ -21,6 +21,7 @@ from fc_kernel.settings.spec import VmSpec
 from fc_kernel.vmm.base import BootPlan, SnapshotCreate, SnapshotFiles, SnapshotLoad
 from fc_kernel.vmm.firecracker.driver import FirecrackerVmm
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram
+from fc_kernel.wire import methods
 from fc_kernel.wire.ports import PROTOCOL_VERSION
 
 from ..guests.build import BARE_METAL_MEM_MIB
@@ -81,7 +82,7 @@ class Guest:
             await self.links.attach()
 
     async def call(self, method: str, **params: Any) -> Any:
-        return await self.links.agent.call(method, timeout_s=DEADLINE_S, **params)
+        return await self.links.agent._rpc.call(method, params, timeout_s=DEADLINE_S)
 
     def ask(self, method: str, **params: Any) -> Any:
         return self.engine.run_blocking(self.call(method, **params))
@@ -90,18 +91,20 @@ class Guest:
         return self.engine.run_blocking(asyncio.wait_for(self.notifications.get(), DEADLINE_S))
 
     def restored(self, role: str = "fork", **params: Any) -> Any:
-        """Wake a loaded guest. A connection that was made while it noticed its restore fell with those of its past."""
+        """Renew and thaw a loaded guest. A connection made while it noticed its restore fell with those of its past."""
         known = {"name": "s1", "time": time.time(), "entropy_b64": entropy(), "hostname": "vm", "machine_id": "0" * 32}
         more: dict[str, Any] = {"key": GUEST_KEY.decode(), "env": {}, "cwd": None, "reseed": True}
 
         async def wake() -> Any:
             for _ in range(2):
                 try:
-                    return await self.call(
-                        "restored", generation=self.generation, role=role, **{**known, **more, **params}
+                    renewed = await self.call(
+                        methods.RENEW, generation=self.generation, role=role, **{**known, **more, **params}
                     )
                 except AgentUnreachable:
                     await self.dial()
+                else:
+                    return {**renewed, **await self.call(methods.THAW)}
             raise AssertionError("the restored guest does not answer")
 
         return self.engine.run_blocking(wake())

@@ -21,6 +21,8 @@ static u8 line[LINE_BYTES], out[OUT_BYTES];
 static u32 line_length, passed;
 static struct writer writer = {out, out + OUT_BYTES};
 static u32 last_rounds;
+/* Whether this machine was told that it is another one, and its kernel not yet. */
+static bool renewed;
 
 /* What the cell asked; it is told to the host when there is one that listens. */
 static s64 question;
@@ -197,14 +199,14 @@ static u32 text_or_nothing(struct span string, u8 *to, u32 room) {
   return json_text(string, to, room, &length) ? length : 0;
 }
 
-static void restored(struct span id, struct span params) {
+static void renew(struct span id, struct span params) {
   static const struct span names[] = {NAME("generation"), NAME("entropy_b64"), NAME("role"),
                                       NAME("name"),       NAME("hostname"),    NAME("reseed")};
   struct span values[6];
   s64 generation;
   u64 seed[4];
   if (!json_members(params, names, values, 6) || !span_number(values[0], &generation))
-    return refuse(id, BAD_PARAMS, LITERAL("restored: no generation"));
+    return refuse(id, BAD_PARAMS, LITERAL("renew: no generation"));
   if (machine.refuses_entropy || !json_base64(values[1], (u8 *)seed, sizeof seed))
     return refuse(id, NO_ENTROPY, LITERAL("the entropy was refused"));
   stir(MACHINES, seed);
@@ -214,13 +216,21 @@ static void restored(struct span id, struct span params) {
   machine.name_length = text_or_nothing(values[3], machine.name, sizeof machine.name);
   machine.hostname_length = text_or_nothing(values[4], machine.hostname, sizeof machine.hostname);
   for (int channel = 0; channel < CHANNELS; channel++) link_new_generation(channel, (u32)generation);
-  kernel.frozen = false;
-  kernel_restored();
+  /* It stands still until it is thawed, as after a `renew` without a `freeze` before. */
+  kernel.frozen = renewed = true;
   begin_reply(id);
-  put_text(&writer, ", \"result\": {\"hook_errors\": [], \"rekeyed\": false, \"instance\": ");
+  put_text(&writer, ", \"result\": {\"rekeyed\": false, \"instance\": ");
   put_instance(&writer);
   put_text(&writer, "}}");
   message_end();
+}
+
+static void thaw(struct span id) {
+  bool woken = renewed;
+  renewed = kernel.frozen = false;
+  if (!woken) return reply(id, LITERAL("{}"));
+  kernel_restored();
+  reply(id, LITERAL("{\"hook_errors\": []}"));
 }
 
 static void answer(struct span id, struct span params) {
@@ -240,12 +250,9 @@ static void call(struct span id, struct span method, struct span params) {
   if (is(method, "\"kernel.signal\"")) return signal_kernel(id, params);
   if (is(method, "\"kernel.status\"")) return status(id);
   if (is(method, "\"freeze\"")) return freeze(id);
-  if (is(method, "\"restored\"")) return restored(id, params);
+  if (is(method, "\"renew\"")) return renew(id, params);
   if (is(method, "\"answer\"")) return answer(id, params);
-  if (is(method, "\"thaw\"")) {
-    kernel.frozen = false;
-    return reply(id, LITERAL("{}"));
-  }
+  if (is(method, "\"thaw\"")) return thaw(id);
   if (is(method, "\"kernel.kill\"")) {
     reply(id, LITERAL("{}"));
     return kernel_end(-SIGKILL);

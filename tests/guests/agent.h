@@ -11,7 +11,7 @@ struct machine {
   s64 generation;
   u8 role[16], name[64], hostname[64];
   u32 role_length, name_length, hostname_length;
-  bool refuses_entropy; /* the next `restored` fails */
+  bool refuses_entropy; /* the next `renew` fails */
 };
 extern struct machine machine;
 

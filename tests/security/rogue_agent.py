@@ -18,11 +18,11 @@ from typing import Any
 from fc_kernel.channels.signing import Composer, Signer, split
 from fc_kernel.wire import frames
 from fc_kernel.wire.link import Link, MessageReceived
-from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT
+from fc_kernel.wire.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 
 GREETING: dict[str, Any] = {
-    "protocol": 2, "python": "3.99", "kernel_release": "rogue", "machine": "x", "vcpu_count": 1, "mem_total_mib": 64,
-    "boot_time_s": 1.0, "transport": "hybrid",
+    "protocol": PROTOCOL_VERSION, "python": "3.99", "kernel_release": "rogue", "machine": "x", "vcpu_count": 1,
+    "mem_total_mib": 64, "boot_time_s": 1.0, "transport": "hybrid",
 }  # fmt: skip
 CHANNEL_OF = {port: channel for channel, port in CHANNEL_PORTS.items()}
 

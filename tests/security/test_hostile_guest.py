@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[type[FcKernelError], str]] = {
     "greets with nothing": (AgentUnreachable, "greeting is malformed"),
     "greets with infinity": (AgentUnreachable, "greeting is malformed"),
     "greets with a list": (AgentUnreachable, "greeting is malformed"),
-    "speaks another protocol": (AgentUnreachable, "speaks protocol 9223372036854775808; this host speaks 2"),
+    "speaks another protocol": (AgentUnreachable, "speaks protocol 9223372036854775808; this host speaks 3"),
     "never answers": (AgentUnreachable, r"did not answer within 1 s \(start_timeout_s\)"),
     "hangs up": (AgentUnreachable, "the connection to the guest agent"),
     "refuses the kernel at length": (KernelStartError, "the kernel did not start in the guest: no "),
@@ -60,6 +60,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a silent guest is waited for is no part of what is tested."""
     monkeypatch.setattr("fc_kernel.sessions.wiring.ANSWER_TIMEOUT_S", 1.0)
     monkeypatch.setattr("fc_kernel.sessions.life.AGENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("fc_kernel.machine.agent_client.AGENT_TIMEOUT_S", 0.5)
 
 
 def only(innocent: Innocent) -> bool:

@@ -202,9 +202,9 @@ class Guest:
             "hostname": "vm", "machine_id": secrets.token_hex(16), "key": "a second key", "env": {}, "cwd": None,
             "reseed": True, **options,
         }  # fmt: skip
-        answer = self.call("restored", **params)
+        renewed = self.call("renew", **params)
         self.session.key = params["key"].encode()
-        return answer
+        return {**renewed, **self.call("thaw")}
 
     def close(self) -> None:
         for channel in self.channels.values():

@@ -225,9 +225,9 @@ class ScriptedHost:
     async def restored(self, generation: int = 2, **changes: Any) -> dict[str, Any]:
         """Tell a loaded guest who it is now, and attach."""
         self.key = changes.pop("key", f"key {generation}")
-        answer = await self.call("restored", **restored_params(generation, key=self.key, **changes))
+        renewed = await self.call("renew", **restored_params(generation, key=self.key, **changes))
         await self.attach(generation)
-        return dict(answer)
+        return {**renewed, **await self.call("thaw")}
 
     async def close(self) -> None:
         await self.detach()

@@ -17,6 +17,8 @@ import threading
 import time
 from typing import Any, Callable, Optional
 
+from fc_kernel.wire import operations
+
 from . import hooks, requests
 from .main_thread import Call, MainThread
 from .renewal import renew
@@ -28,7 +30,7 @@ SHARE_OF_HOOKS = 0.7
 _read = ctypes.PyDLL(None).read
 
 
-class Companion:
+class AgentThread:
     """Serves the agent until the process ends. ``kernel`` is the ``ipykernel`` kernel.
 
     ``first()`` runs before all else, ``rehearsal()`` whenever the agent says so.
@@ -63,20 +65,20 @@ class Companion:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         if self._first is not None:
             self._first()
-        self._send({"op": "companion", "tid": threading.get_native_id(), "fd": self._held_fd})
+        self._send({"op": operations.THREAD_READY, "tid": threading.get_native_id(), "fd": self._held_fd})
         while True:
             orders = self._next()
             if orders is None:
                 return
-            if orders["op"] == "prepare":
+            if orders["op"] == operations.PREPARE:
                 self._prepare(orders)
                 continue
-            if orders["op"] == "restored":
-                self._restored(orders)
+            if orders["op"] == operations.RENEW:
+                self._renew(orders)
             self._let_go()
-            if orders["op"] == "rehearse" and self._rehearsal is not None:
+            if orders["op"] == operations.REHEARSE and self._rehearsal is not None:
                 self._rehearsal()
-                self._send({"op": "rehearsed", "turn": orders["turn"]})
+                self._send({"op": operations.REHEARSED, "turn": orders["turn"]})
 
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -112,7 +114,7 @@ class Companion:
             errors = ["on_snapshot: the hooks did not end in time"] if wanted else []
         _flush(end)
         answer = {
-            "op": "prepared",
+            "op": operations.PREPARED,
             "turn": orders["turn"],
             "hook_errors": errors,
             "gil": _has_lock(),
@@ -121,14 +123,14 @@ class Companion:
         self._send(answer)
         follow = self._next(held=True)
         requests.last_standstill_s = time.monotonic() - begin
-        if follow is not None and follow["op"] == "restored":
-            self._restored(follow)
+        if follow is not None and follow["op"] == operations.RENEW:
+            self._renew(follow)
         self._let_go()
 
     def _position(self) -> dict[str, Any]:
         return {"execution_count": self._kernel.cell_number, "cell": self._kernel.serving}
 
-    def _restored(self, orders: dict[str, Any]) -> None:
+    def _renew(self, orders: dict[str, Any]) -> None:
         """Renew the process, let the main thread go by way of the hooks, and say how they fared."""
         interval = sys.getswitchinterval()
         # Nobody gets a turn meanwhile, but for those who had been waiting for one.
@@ -151,7 +153,7 @@ class Companion:
             else:
                 remarks.append("on_restore: the hooks did not end in time")
         self._let_go()
-        self._send({"op": "restored", "turn": orders["turn"], "hook_errors": remarks})
+        self._send({"op": operations.RENEWED, "turn": orders["turn"], "hook_errors": remarks})
 
     def _let_go(self, more: Optional[Call] = None) -> None:
         parked, self._parked = self._parked, None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn, Optional
 
+from fc_kernel.wire import operations
+
 from . import requests
 from .answers import Fork, Forks, Machine, Snapshot, Snapshots
 from .requests import RequestError, request
@@ -15,7 +17,7 @@ from .requests import RequestError, request
 
 def snapshot(name: Optional[str] = None, message: str = "") -> Snapshot:
     """Keep the whole machine as it is now, and go on; without a name it gets the next of s1, s2, …"""
-    answer = request("snapshot", name=name, description=message)
+    answer = request(operations.SNAPSHOT, name=name, description=message)
     taken = Snapshot.of(answer["snapshot"])
     taken.hook_errors = [str(error) for error in answer.get("hook_errors", ())]
     still_s = answer.get("stood_still_s")
@@ -25,12 +27,12 @@ def snapshot(name: Optional[str] = None, message: str = "") -> Snapshot:
 
 def snapshots(timeout_s: Optional[float] = None) -> Snapshots:
     """What can be restored here, oldest first."""
-    return Snapshots(Snapshot.of(each) for each in request("snapshots", timeout_s=timeout_s)["snapshots"])
+    return Snapshots(Snapshot.of(each) for each in request(operations.SNAPSHOTS, timeout_s=timeout_s)["snapshots"])
 
 
 def restore(name: str, *, same_seed: bool = False) -> NoReturn:
     """Go back to a snapshot: this very session is then as it was. ``same_seed`` repeats its random numbers."""
-    request("restore", name=name, same_seed=same_seed)
+    request(operations.RESTORE, name=name, same_seed=same_seed)
     raise RequestError("the host answered, but restored nothing")
 
 
@@ -38,10 +40,10 @@ def fork(name: Optional[str] = None, count: int = 1) -> Forks:
     """So many new kernels that begin where this one is."""
     if count < 1:
         raise RequestError(f"a number of kernels from 1, not {count}")
-    return Forks(Fork.of(each) for each in request("fork", name=name, count=count)["forks"])
+    return Forks(Fork.of(each) for each in request(operations.FORK, name=name, count=count)["forks"])
 
 
 def vm() -> Machine:
     """What this kernel runs on; a ``dict``."""
-    answer: dict[str, Any] = request("vm")
+    answer: dict[str, Any] = request(operations.VM)
     return Machine(answer)

@@ -18,11 +18,13 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets import default
 
+from fc_kernel.wire.operations import AGENT_SOCKET_VARIABLE
+
 from . import warm
-from .agent_thread import Companion
+from .agent_thread import AgentThread
 from .magics import load_ipython_extension
 from .output import GuardedOutStream, guard
-from .requests import SOCKET_VARIABLE, CellEnded
+from .requests import CellEnded
 
 #: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
 #: not bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
@@ -131,9 +133,9 @@ class KernelApp(IPKernelApp):
 
     def start(self) -> None:
         """Run, and tell the agent so as soon as the loop does."""
-        path = os.environ.get(SOCKET_VARIABLE)
+        path = os.environ.get(AGENT_SOCKET_VARIABLE)
         if path:
             rehearsal = partial(warm.warm_up, self)
-            self.companion = Companion(path, self.kernel, rehearsal if warm.wanted() else None, rehearsal)
-            self.companion.start()
+            self.agent_thread = AgentThread(path, self.kernel, rehearsal if warm.wanted() else None, rehearsal)
+            self.agent_thread.start()
         super().start()  # type: ignore[no-untyped-call]

@@ -7,8 +7,8 @@ import os
 import socket
 from typing import Any, Optional
 
-#: Where the agent listens; set by the agent.
-SOCKET_VARIABLE = "FC_KERNEL_AGENT_SOCKET"
+from fc_kernel.wire.operations import AGENT_SOCKET_VARIABLE, ROLE_SOURCE
+
 NOT_HERE = "this kernel does not run in a microVM; start one of the kind “Python (microVM)”"
 READ_BYTES = 1 << 16
 #: A list of many snapshots is some kilobytes.
@@ -34,7 +34,7 @@ class CellEnded(BaseException):
 
 def request(op: str, *, timeout_s: Optional[float] = None, **args: Any) -> dict[str, Any]:
     """The host's answer; raises :class:`RequestError`. An interrupt while waiting withdraws the question."""
-    path = os.environ.get(SOCKET_VARIABLE)
+    path = os.environ.get(AGENT_SOCKET_VARIABLE)
     if not path:
         raise RequestError(NOT_HERE)
     line = json.dumps({"op": op, "args": args, "parent": _parent_id()}).encode() + b"\n"
@@ -57,7 +57,7 @@ def request(op: str, *, timeout_s: Optional[float] = None, **args: Any) -> dict[
     if "error" in answer:
         raise RequestError(" ".join(str(answer["error"]).split()))
     result: dict[str, Any] = answer["result"]
-    if result.get("role", "source") != "source":
+    if result.get("role", ROLE_SOURCE) != ROLE_SOURCE:
         raise CellEnded(result.get("name"))
     return result
 

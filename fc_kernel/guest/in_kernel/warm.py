@@ -16,16 +16,16 @@ from typing import Any
 import zmq
 from IPython.core.getipython import get_ipython
 
-#: Modules to import, separated by commas; that it is set, even to nothing, says that a template will be made.
-IMPORTS_VARIABLE = "FC_KERNEL_TEMPLATE_IMPORTS"
+from fc_kernel.wire.operations import TEMPLATE_IMPORTS_VARIABLE
+
 #: Of all requests together; large modules take their time in an emulated guest.
 TIMEOUT_MS = 120_000
 CELL = "__import__('fc_kernel.warm').warm.within_a_cell()"
 
 
 def wanted() -> bool:
-    """Whether this kernel becomes a template."""
-    return IMPORTS_VARIABLE in os.environ
+    """Whether a template is made of this kernel: the variable is set, even to nothing."""
+    return TEMPLATE_IMPORTS_VARIABLE in os.environ
 
 
 def warm_up(app: Any) -> None:
@@ -71,7 +71,7 @@ def within_a_cell() -> str:
 
 def import_modules() -> None:
     """Import what the template is to have; what cannot be imported costs a line on stderr."""
-    for name in filter(None, map(str.strip, os.environ.pop(IMPORTS_VARIABLE, "").split(","))):
+    for name in filter(None, map(str.strip, os.environ.pop(TEMPLATE_IMPORTS_VARIABLE, "").split(","))):
         error = _import(name)
         if error:
             print(f"not imported: {name}: {error}", file=sys.__stderr__, flush=True)

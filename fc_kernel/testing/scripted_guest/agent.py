@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...guest.control import Control, RpcError
 from ...guest.loop import Loop
+from ...wire import methods
 from ...wire.frames import Buffer
+from ...wire.methods import ENTROPY_REFUSED, KERNEL_ERROR, NO_SUCH_METHOD, ROLE_STARTED, ROLES, SEED_BYTES
+from ...wire.operations import COPYING
 from ...wire.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 from .channel import Channel
 from .clock import Clock, Noise
@@ -22,14 +25,7 @@ from .language import CellError
 if TYPE_CHECKING:
     from ...guest.interfaces import Handler, Params, Reply
 
-#: As the agent's: "method not found", "kernel", and "the host's randomness was refused".
-NO_METHOD, KERNEL_ERROR, NOT_RESEEDED = -32601, -32000, -32001
-#: What the guest kernel's pool takes; the host gives so many bytes at a start and at each restore.
-SEED_BYTES = 32
 HOME = "/root"
-ROLES = ("started", "restored", "fork")
-#: A cell that asked for one of these ends in the copy; one that asked for something else has to be told.
-COPYING = ("snapshot", "fork")
 PLAIN = ("generation", "role", "hostname", "machine_id", "asked", "pending", "frozen_facts")
 
 
@@ -51,6 +47,8 @@ class ScriptedAgent:
         self._shape = shape
         #: A loaded machine that was not told so yet; whatever its kernel does then, it does twice.
         self._unaware = self._loaded = saved is not None
+        #: Gives the kernel what is new in a renewed machine, when that is thawed; returns what hooks raised.
+        self._renewal: Callable[[], list[str]] | None = None
         self.entropy = Noise(*saved["entropy"]) if saved else Noise("unseeded")
         self.generation = 0
         self.role = "booted"
@@ -67,18 +65,18 @@ class ScriptedAgent:
         self._ports = {port: self._channels[name] for name, port in CHANNEL_PORTS.items()}
         self.kernel: ScriptedKernel | None = None
         self._methods: dict[str, Callable[[Params], Params]] = {
-            "hello": self._hello,
-            "ping": lambda _params: {},
-            "kernel.start": self._start,
-            "kernel.status": lambda _params: self._status(),
-            "kernel.signal": self._signal,
-            "kernel.kill": self._kill,
-            "freeze": self._freeze,
-            "thaw": self._thaw,
-            "restored": self._restored,
-            "rehearse": self._rehearse,
-            "answer": self._answer,
-            "system.shutdown": self._shutdown,
+            methods.HELLO: self._hello,
+            methods.PING: lambda _params: {},
+            methods.KERNEL_START: self._start,
+            methods.KERNEL_STATUS: lambda _params: self._status(),
+            methods.KERNEL_SIGNAL: self._signal,
+            methods.KERNEL_KILL: self._kill,
+            methods.FREEZE: self._freeze,
+            methods.THAW: self._thaw,
+            methods.RENEW: self._renew,
+            methods.REHEARSE: self._rehearse,
+            methods.ANSWER: self._answer,
+            methods.SYSTEM_SHUTDOWN: self._shutdown,
         }
         if saved:
             for name in PLAIN:
@@ -129,7 +127,7 @@ class ScriptedAgent:
         self.asked += 1
         self.pending = self.asked
         params = {"id": self.asked, "instance": self.kernel.instance, "op": op, "args": args, "parent": parent}
-        self._control.notify("kernel.request", params)
+        self._control.notify(methods.KERNEL_REQUEST, params)
         return self.asked
 
     def exited(self, returncode: int) -> None:
@@ -137,7 +135,7 @@ class ScriptedAgent:
         self.pending = None
         instance = self.kernel.instance if self.kernel is not None else None
         ended: Params = {"instance": instance, "returncode": returncode, "oom": False, "stderr_tail": []}
-        self._control.notify("kernel.exited", ended)
+        self._control.notify(methods.KERNEL_EXITED, ended)
 
     def facts(self) -> dict[str, Callable[..., Any]]:
         """What cells can ask of the machine."""
@@ -171,7 +169,7 @@ class ScriptedAgent:
 
     def _call(self, method: str, params: Params, reply: Reply) -> None:
         if method not in self._methods:
-            raise RpcError(NO_METHOD, f"no method {method!r}")
+            raise RpcError(NO_SUCH_METHOD, f"no method {method!r}")
         fault = self.faults.at(method)
         if fault is None:
             reply(self._methods[method](params))
@@ -188,7 +186,7 @@ class ScriptedAgent:
         except RpcError as error:
             reply(error)
         except (KeyError, TypeError, ValueError) as error:
-            reply(RpcError(-32602, f"{method}: {type(error).__name__}: {error}"))
+            reply(RpcError(methods.BAD_PARAMETERS, f"{method}: {type(error).__name__}: {error}"))
 
     def _hello(self, params: Params) -> Params:
         self.clock.set(float(params["time"]))
@@ -207,7 +205,7 @@ class ScriptedAgent:
     def _seed(self, entropy_b64: str) -> None:
         entropy = base64.b64decode(entropy_b64, validate=True)
         if len(entropy) < SEED_BYTES:
-            raise RpcError(NOT_RESEEDED, f"{len(entropy)} bytes of randomness; at least {SEED_BYTES}")
+            raise RpcError(ENTROPY_REFUSED, f"{len(entropy)} bytes of randomness; at least {SEED_BYTES}")
         self.entropy = Noise(hashlib.sha256(self.entropy.seed.encode() + entropy).hexdigest())
 
     def _status(self) -> Params:
@@ -221,7 +219,7 @@ class ScriptedAgent:
         return self.kernel if self.kernel is not None and self.kernel.returncode is None else None
 
     def _start(self, params: Params) -> Params:
-        self._aware("kernel.start")
+        self._aware(methods.KERNEL_START)
         if self._living() is not None:
             raise RpcError(KERNEL_ERROR, "a kernel is running")
         argv = params.get("argv")
@@ -247,7 +245,7 @@ class ScriptedAgent:
         return {}
 
     def _freeze(self, params: Params) -> Params:
-        self._aware("freeze")
+        self._aware(methods.FREEZE)
         kernel = self._living()
         if kernel is None:
             nothing = dict.fromkeys(("instance", "language", "execution_count", "cell"))
@@ -272,20 +270,26 @@ class ScriptedAgent:
         return self.frozen_facts
 
     def _thaw(self, params: Params) -> Params:
-        self._aware("thaw")
+        self._aware(methods.THAW)
         if "time" in params:
             self.clock.set(float(params["time"]))
+        renewal, self._renewal = self._renewal, None
+        said: Params = {"hook_errors": renewal()} if renewal is not None else {}
         if self.kernel is not None:
             self.kernel.frozen = False
             self._wake()
-        return {}
+        return said
 
     def _aware(self, method: str) -> None:
         """A real agent cannot know that it was loaded; here a host that forgets to say so finds out."""
+        if self._renewal is not None and method != methods.THAW:
+            raise RpcError(
+                KERNEL_ERROR, f"{method} before {methods.THAW}: this machine is renewed, and its kernel frozen"
+            )
         if self._unaware:
-            raise RpcError(KERNEL_ERROR, f"{method} before restored: this machine was loaded and not told so")
+            raise RpcError(KERNEL_ERROR, f"{method} before {methods.RENEW}: this machine was loaded and not told so")
 
-    def _restored(self, params: Params) -> Params:
+    def _renew(self, params: Params) -> Params:
         role, name, generation = str(params["role"]), str(params["name"]), int(params["generation"])
         key, env, cwd = str(params["key"]), dict(params["env"]), params["cwd"]
         hostname, machine_id, reseed = str(params["hostname"]), str(params["machine_id"]), bool(params["reseed"])
@@ -301,26 +305,31 @@ class ScriptedAgent:
         self.role, self.generation = role, generation
         for channel in self._channels.values():
             channel.forget()
-            channel.least_generation = generation
+            channel.renew(generation)
         self.pending = None
         kernel = self._living()
         if kernel is None:
-            return {"instance": None, "hook_errors": [], "rekeyed": False}
-        kernel.restored(key=key, env=env, cwd=cwd, reseed=reseed)
-        errors = kernel.run_hooks("restore") if role != "started" else []
-        cell = kernel.cell
-        if cell is not None and cell.asked:
-            print(f"agent: answered a request: role {role}, name {name}", flush=True)
-            if cell.asked in COPYING:
-                cell.end_quietly()
-            else:
-                cell.answer({"error": "the machine was restored meanwhile"})
-        self._wake()
-        return {"instance": kernel.instance, "hook_errors": errors, "rekeyed": True}
+            self._renewal = list
+            return {"instance": None, "rekeyed": False}
+
+        def renewal() -> list[str]:
+            kernel.renew(key=key, env=env, cwd=cwd, reseed=reseed)
+            errors = kernel.run_hooks("restore") if role != ROLE_STARTED else []
+            cell = kernel.cell
+            if cell is not None and cell.asked:
+                print(f"agent: answered a request: role {role}, name {name}", flush=True)
+                if cell.asked in COPYING:
+                    cell.end_quietly()
+                else:
+                    cell.answer({"error": "the machine was restored meanwhile"})
+            return errors
+
+        self._renewal = renewal
+        return {"instance": kernel.instance, "rekeyed": True}
 
     def _rehearse(self, _params: Params) -> Params:
         """There is nothing that would be faster the second time."""
-        self._aware("rehearse")
+        self._aware(methods.REHEARSE)
         kernel = self._living()
         if kernel is None or kernel.frozen:
             raise RpcError(KERNEL_ERROR, "nothing to rehearse with")
@@ -343,6 +352,6 @@ class ScriptedAgent:
 
 
 def _refusal(fault: Fault) -> RpcError:
-    if fault.step == "restored":
-        return RpcError(NOT_RESEEDED, "the host's randomness was refused")
+    if fault.step == methods.RENEW:
+        return RpcError(ENTROPY_REFUSED, "the host's randomness was refused")
     return RpcError(KERNEL_ERROR, f"{fault.step} was refused")

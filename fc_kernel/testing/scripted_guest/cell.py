@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...errors import SpecError
+from ...wire import operations
 from ...wire.frames import Buffer
 from .clock import Clock, Noise
 from .faults import Faults
@@ -229,7 +230,7 @@ def magic_request(name: str, words: list[str]) -> tuple[str, dict[str, Any]]:
     try:
         if name == "request":
             return words[0], json.loads(words[1])
-        flag = {"snapshot": "-m", "fork": "-n"}.get(name, "")
+        flag = {operations.SNAPSHOT: "-m", operations.FORK: "-n"}.get(name, "")
         option = words[words.index(flag) + 1] if flag in words else ""
         if flag in words:
             at = words.index(flag)
@@ -237,14 +238,14 @@ def magic_request(name: str, words: list[str]) -> tuple[str, dict[str, Any]]:
         same_seed = "--same-seed" in words
         rest = [word for word in words if word != "--same-seed"]
         first = rest[0] if rest else None
-        if name == "snapshot":
+        if name == operations.SNAPSHOT:
             return name, {"name": first, "description": option}
-        if name == "restore":
+        if name == operations.RESTORE:
             return name, {"name": rest[0], "same_seed": same_seed}
-        if name == "fork":
+        if name == operations.FORK:
             count = int(option or (first if first is not None and first.isdigit() else 1))
             return name, {"name": None if first is not None and first.isdigit() else first, "count": count}
-        if name in ("snapshots", "vm") and not rest:
+        if name in (operations.SNAPSHOTS, operations.VM) and not rest:
             return name, {}
     except (IndexError, ValueError, TypeError) as error:
         raise CellError("UsageError", f"%{name}: {error}") from None
@@ -256,11 +257,11 @@ def _shown(op: str, result: Any) -> list[str]:
     if not isinstance(result, dict):
         raise CellError("ProtocolError", f"the host answered {op} with {result!r:.100}")
     try:
-        if op == "snapshot":
+        if op == operations.SNAPSHOT:
             return [f"snapshot {result['snapshot']['name']}"]
-        if op == "snapshots":
+        if op == operations.SNAPSHOTS:
             return [f"snapshot {each['name']}" for each in result["snapshots"]]
-        if op == "fork":
+        if op == operations.FORK:
             return [f"fork {each['kernel_id']} {each['connection_file']}" for each in result["forks"]]
     except (KeyError, TypeError) as error:
         raise CellError("ProtocolError", f"the host answered {op} without {error}") from None

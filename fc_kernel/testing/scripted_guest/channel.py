@@ -49,6 +49,10 @@ class Channel:
         """Drop what the kernel said before a restore."""
         self._waiting.clear()
 
+    def renew(self, generation: int) -> None:
+        """Take connections of this generation or a later one from now on."""
+        self.least_generation = generation
+
     def connected(self, stream: Stream) -> None:
         """A new connection of the host; an older one is replaced."""
         if self._stream is not None:

@@ -1,9 +1,9 @@
 """Faults that a test asks for: at which step what goes wrong, and at which of its times.
 
-``step:what[=value][@time]``, several with commas between: ``freeze:die``, ``snapshot:ENOSPC@1``, ``restored:late=0.5``.
+``step:what[=value][@time]``, several with commas between: ``freeze:die``, ``snapshot:ENOSPC@1``, ``renew:late=0.5``.
 Without a time it is every time.
 
-Steps are the calls of the agent's protocol (``freeze``, ``restored``, ``kernel.start`` …), and those of the monitor:
+Steps are the calls of the agent's protocol (``freeze``, ``renew``, ``kernel.start`` …), and those of the monitor:
 ``start``, ``load``, ``pause``, ``resume``, ``snapshot`` (in the middle of ``mem``), ``vmstate`` (when it is written),
 ``written``. A machine with ``resume:reset`` loses its connections at every resume, as Firecracker's do, and its driver says so.
 """

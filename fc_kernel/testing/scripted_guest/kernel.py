@@ -157,14 +157,13 @@ class ScriptedKernel:
         self.frozen = True
         return self.cell is None or not self.cell.deaf
 
-    def restored(self, *, key: str, env: dict[str, str], cwd: str | None, reseed: bool) -> None:
-        """Go on after a restore. The new key comes first, so that what was queued before it never runs."""
+    def renew(self, *, key: str, env: dict[str, str], cwd: str | None, reseed: bool) -> None:
+        """Begin anew after a restore. The new key comes first, so that what was queued before it never runs."""
         self._use_key(key)
         self.env.update(env)
         self.cwd = cwd or self.cwd
         if reseed:
             self._noise = Noise(self.world.entropy.draw().hex())
-        self.frozen = False
 
     def answered(self, number: object, answer: dict[str, Any]) -> None:
         """The host answers a cell's request."""

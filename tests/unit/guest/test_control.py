@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fc_kernel.errors import RemoteProtocolError
-from fc_kernel.guest.control import MAX_LINE_BYTES, Control, RpcError
+from fc_kernel.guest.control import Control, RpcError
+from fc_kernel.wire.methods import MAX_LINE_BYTES
 
 
 class Stream:

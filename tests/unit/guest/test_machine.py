@@ -10,7 +10,7 @@ import pytest
 
 from fc_kernel.base.paths import RunDir, cache_dir, data_dir, new_vm_id, runtime_dir
 from fc_kernel.guest.control import RpcError
-from fc_kernel.guest.freeze import NO_ENTROPY, Checkpoint
+from fc_kernel.guest.freeze import Checkpoint
 from fc_kernel.guest.loop import Loop
 from fc_kernel.host.engine import Engine
 from fc_kernel.images.initramfs import boot_initrd
@@ -19,6 +19,8 @@ from fc_kernel.settings.spec import VmSpec
 from fc_kernel.vmm.base import BootPlan
 from fc_kernel.vmm.qemu.driver import QemuVmm
 from fc_kernel.vmm.qemu.program import find_qemu
+from fc_kernel.wire.methods import ENTROPY_REFUSED
+from fc_kernel.wire.ports import PROTOCOL_VERSION
 
 from ...waiting import eventually
 from ..guest_kernel import Guest
@@ -45,9 +47,10 @@ def test_without_entropy_nothing_goes_on() -> None:
     answers: list[Any] = []
     checkpoint = Checkpoint(Loop(), [], lambda _method, _params: True, machine=machine, is_init=False)
     params = {"role": "fork", "name": "s1", "key": "k", "entropy_b64": "QUFB", "time": 0.0, "hostname": "h"}
+    params.update(generation=2, env={}, reseed=True)
     with pytest.raises(RpcError, match="refused the entropy") as refused:
-        checkpoint.restored({**params, "machine_id": "m"}, answers.append)
-    assert refused.value.code == NO_ENTROPY
+        checkpoint.renew({**params, "machine_id": "m"}, answers.append)
+    assert refused.value.code == ENTROPY_REFUSED
     assert (machine.changed, answers) == ([], [])
 
 
@@ -82,7 +85,7 @@ def guest() -> Iterator[Guest]:
     try:
         guest = eventually(dialled, "the agent answers")
         try:
-            guest.call("hello", protocol=2, time=time.time(), entropy_b64="A" * 44)
+            guest.call("hello", protocol=PROTOCOL_VERSION, time=time.time(), entropy_b64="A" * 44)
             guest.start()
             guest.attach()
             yield guest

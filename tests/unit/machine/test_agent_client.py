@@ -1,137 +1,150 @@
-"""The control connection's codec and client: what the guest may send, and what becomes of the rest."""
+"""The typed client: what each call sends, and what becomes of answers that are no answers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from fc_kernel.errors import AgentError, AgentUnreachable, RemoteProtocolError
-from fc_kernel.machine.agent_client import MAX_LINE_BYTES, AgentClient, RpcCodec
+from fc_kernel.errors import AgentUnreachable
+from fc_kernel.machine.agent_client import AgentClient, Frozen, Greeting, Renewal, Renewed, hook_errors
+from fc_kernel.wire import methods
+from fc_kernel.wire.ports import PROTOCOL_VERSION
 
 DEADLINE_S = 20.0
-
-
-def test_lines_arrive_in_any_pieces() -> None:
-    codec = RpcCodec()
-    _, line = codec.request("ping", {"a": 1})
-    assert json.loads(line) == {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"a": 1}}
-    answer = b'{"id": 1, "result": {}}\n{"method": "x"}\n{"id"'
-    got = [message for byte in answer for message in codec.receive_data(bytes([byte]))]
-    assert got == [{"id": 1, "result": {}}, {"method": "x"}]
-
-
-HOSTILE = {
-    "no JSON": b"hello\n",
-    "no object": b"[1]\n",
-    "a number": b"1\n",
-    "neither response nor notification": b"{}\n",
-    "a request of its own": b'{"id": 1, "method": "give"}\n',
-    "too deep": b"[" * 100_000 + b"\n",
-    "bytes that are no text": b"\xff\xfe\n",
-    "a line without end": b"x" * (MAX_LINE_BYTES + 1),
-    "a long line": b"x" * (MAX_LINE_BYTES + 1) + b"\n",
-    "a number of a million digits": b'{"id": ' + b"9" * 1_000_000 + b"}\n",
+GREETING = {
+    "protocol": PROTOCOL_VERSION,
+    "python": "3.9",
+    "kernel_release": "6.1",
+    "vcpu_count": 1,
+    "mem_total_mib": 64,
 }
+RENEWAL = Renewal(
+    role="fork", generation=3, name="s1", hostname="vm-a", machine_id="0" * 32, key="k", env={"A": "1"}, reseed=False
+)
+ANYTHING: list[Any] = [None, True, [], [1], "text", 7, {}, {"hook_errors": "x"}, {"hook_errors": [{}, None]}]
 
 
-@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_bytes_are_one_error(data: bytes) -> None:
-    with pytest.raises(RemoteProtocolError, match="guest agent"):
-        RpcCodec().receive_data(data)
-
-
-class Guest:
-    """The other end of a client's socket, and what the client reported."""
+class Agent:
+    """A client, and the other end of its connection, which answers every call with ``says``."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        for sock in (ours, theirs):
+        ours, self._theirs = socket.socketpair()
+        for sock in (ours, self._theirs):
             sock.setblocking(False)
-        self.socket = theirs
-        self.notified: list[tuple[str, dict[str, Any]]] = []
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.client = AgentClient(
-            ours,
-            on_notification=lambda method, params: self.notified.append((method, params)),
-            on_lost=lambda reason, _fatal: self.lost.set_result(reason),
-        )
+        self.says: Any = {}
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.client = AgentClient(ours, on_notification=lambda *_: None, on_lost=lambda *_: None)
+        self._serving = asyncio.ensure_future(self._serve())
 
-    async def receive(self) -> dict[str, Any]:
-        data = b""
-        while not data.endswith(b"\n"):
-            data += await asyncio.get_running_loop().sock_recv(self.socket, 65536)
-        return json.loads(data)
+    async def _serve(self) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=self._theirs)
+        while line := await reader.readline():
+            request = json.loads(line)
+            self.calls.append((request["method"], request["params"]))
+            writer.write(json.dumps({"id": request["id"], "result": self.says}).encode() + b"\n")
+        writer.close()
+        await writer.wait_closed()
 
-    async def send(self, **message: Any) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.socket, json.dumps(message).encode() + b"\n")
+    async def close(self) -> None:
+        await self.client.aclose()
+        await self._serving
 
 
 @pytest.fixture
-async def guest() -> AsyncIterator[Guest]:
-    guest = Guest()
-    yield guest
-    await guest.client.aclose()
-    guest.socket.close()
+async def agent() -> AsyncIterator[Agent]:
+    agent = Agent()
+    yield agent
+    await agent.close()
 
 
-async def test_a_call_and_its_answers(guest: Guest) -> None:
-    call = asyncio.ensure_future(guest.client.call("ping", timeout_s=DEADLINE_S, n=1))
-    request = await guest.receive()
-    assert (request["method"], request["params"]) == ("ping", {"n": 1})
-    await guest.send(method="kernel.exited", params={"instance": 1})
-    await guest.send(method=7, params={})
-    await guest.send(id=request["id"], result={"ok": True})
-    assert await call == {"ok": True}
-    assert guest.notified == [("kernel.exited", {"instance": 1})]
+CALLS: dict[str, tuple[Callable[[AgentClient], Awaitable[Any]], set[str]]] = {
+    methods.PING: (lambda client: client.ping(), set()),
+    methods.KERNEL_START: (
+        lambda client: client.start_kernel(argv=None, env={}, key="k", instance=1, timeout_s=DEADLINE_S),
+        {"argv", "env", "cwd", "key", "instance"},
+    ),
+    methods.KERNEL_SIGNAL: (lambda client: client.signal_kernel(2), {"signum"}),
+    methods.KERNEL_KILL: (lambda client: client.kill_kernel(), set()),
+    methods.FREEZE: (
+        lambda client: client.freeze(hooks=True, hooks_timeout_s=1.5, timeout_s=DEADLINE_S),
+        {"hooks", "timeout_s"},
+    ),
+    methods.RENEW: (
+        lambda client: client.renew(RENEWAL, timeout_s=DEADLINE_S),
+        {
+            "generation", "role", "name", "hostname", "machine_id", "key", "env", "cwd", "reseed", "time", "entropy_b64",
+        },
+    ),
+    methods.THAW: (lambda client: client.thaw(timeout_s=DEADLINE_S), {"time"}),
+    methods.REHEARSE: (
+        lambda client: client.rehearse(rehearsal_timeout_s=1.5, timeout_s=DEADLINE_S),
+        {"timeout_s"},
+    ),
+    methods.ANSWER: (lambda client: client.answer(5, {"result": {}}), {"id", "result"}),
+    methods.SYSTEM_SHUTDOWN: (lambda client: client.shut_down(), set()),
+}  # fmt: skip
 
 
-async def test_an_error_keeps_its_code(guest: Guest) -> None:
-    call = asyncio.ensure_future(guest.client.call("kernel.start", timeout_s=DEADLINE_S))
-    request = await guest.receive()
-    await guest.send(id=request["id"], error={"code": -32000, "message": "a kernel is running"})
-    with pytest.raises(AgentError, match="a kernel is running") as caught:
-        await call
-    assert caught.value.code == -32000
+@pytest.mark.parametrize("method", CALLS)
+async def test_each_call_sends_its_method_and_parameters(agent: Agent, method: str) -> None:
+    call, parameters = CALLS[method]
+    await call(agent.client)
+    [(called, params)] = agent.calls
+    assert (called, set(params)) == (method, parameters)
+    assert params.get("timeout_s", 1.5) == 1.5, "the agent is given its own time, not ours"
 
 
-async def test_answers_in_another_order(guest: Guest) -> None:
-    calls = [asyncio.ensure_future(guest.client.call(name, timeout_s=DEADLINE_S)) for name in ("a", "b")]
-    received = b""
-    while received.count(b"\n") < 2:
-        received += await asyncio.get_running_loop().sock_recv(guest.socket, 65536)
-    for request in reversed([json.loads(line) for line in received.splitlines()]):
-        await guest.send(id=request["id"], result=request["method"])
-    assert await asyncio.gather(*calls) == ["a", "b"]
+def test_every_method_that_a_host_needs_can_be_called() -> None:
+    assert {*CALLS, methods.HELLO, methods.KERNEL_STATUS} == set(methods.METHODS)
 
 
-async def test_no_answer_in_time(guest: Guest) -> None:
-    with pytest.raises(AgentUnreachable, match=r"ping.*within 0\.05 s"):
-        await guest.client.call("ping", timeout_s=0.05)
-    # A late answer is not a breach.
-    request = await guest.receive()
-    await guest.send(id=request["id"], result={})
-    call = asyncio.ensure_future(guest.client.call("ping", timeout_s=DEADLINE_S))
-    second = await guest.receive()
-    await guest.send(id=second["id"], result="here")
-    assert await call == "here"
+async def test_a_greeting(agent: Agent) -> None:
+    agent.says = {**GREETING, "python": "3.9\x1b[31m", "more": "is ignored"}
+    assert await agent.client.hello() == Greeting(
+        protocol=PROTOCOL_VERSION, python="3.9", kernel_release="6.1", vcpu_count=1, mem_total_mib=64
+    )
+    method, params = agent.calls[0]
+    assert (method, set(params)) == (methods.HELLO, {"protocol", "time", "entropy_b64"})
 
 
-async def test_an_answer_that_nobody_asked_for_ends_the_connection(guest: Guest) -> None:
-    await guest.send(id=17, result={})
-    assert "a call that nobody made" in await asyncio.wait_for(guest.lost, DEADLINE_S)
-    with pytest.raises(AgentUnreachable, match="gone"):
-        await guest.client.call("ping", timeout_s=DEADLINE_S)
+@pytest.mark.parametrize("said", [*ANYTHING, {**GREETING, "vcpu_count": "many"}, {**GREETING, "mem_total_mib": None}])
+async def test_what_is_no_greeting(agent: Agent, said: Any) -> None:
+    agent.says = said
+    with pytest.raises(AgentUnreachable, match="greeting is malformed"):
+        await agent.client.hello()
 
 
-async def test_who_waits_is_told_of_a_broken_connection(guest: Guest) -> None:
-    call = asyncio.ensure_future(guest.client.call("ping", timeout_s=DEADLINE_S))
-    await guest.receive()
-    guest.socket.close()
-    with pytest.raises(AgentUnreachable, match="gone"):
-        await call
-    assert await asyncio.wait_for(guest.lost, DEADLINE_S)
+async def test_another_protocol(agent: Agent) -> None:
+    agent.says = {**GREETING, "protocol": PROTOCOL_VERSION + 1}
+    with pytest.raises(AgentUnreachable, match=f"speaks protocol {PROTOCOL_VERSION + 1}; this host speaks"):
+        await agent.client.hello()
+
+
+@pytest.mark.parametrize("said", ANYTHING)
+async def test_answers_that_may_be_anything(agent: Agent, said: Any) -> None:
+    agent.says = said
+    frozen = await agent.client.freeze(hooks=False, hooks_timeout_s=1.0, timeout_s=DEADLINE_S)
+    assert frozen == Frozen(hook_errors=hook_errors(said))
+    assert await agent.client.renew(RENEWAL, timeout_s=DEADLINE_S) == Renewed(rekeyed=True)
+    assert all(isinstance(error, str) for error in await agent.client.thaw(timeout_s=DEADLINE_S))
+
+
+def test_claims_about_the_kernel_are_brought_into_form() -> None:
+    assert Frozen.of({"instance": 3, "language": "python", "execution_count": 7, "cell": "id"}) == Frozen(
+        instance=3, language="python", execution_count=7, cell="id"
+    )
+    for wrong in (-1, 1 << 31, True, "3", 3.0, None):
+        assert Frozen.of({"instance": wrong, "execution_count": wrong}) == Frozen()
+    for wrong in ("", "x" * 129, "a\nb", 5, None):
+        assert Frozen.of({"cell": wrong, "language": wrong}) == Frozen()
+
+
+def test_hooks_say_no_more_than_anybody_wants_to_read() -> None:
+    errors = hook_errors({"hook_errors": ["x" * 10_000] * 1000})
+    assert len(errors) == methods.MAX_HOOK_ERRORS
+    assert {len(error) for error in errors} == {methods.MAX_HOOK_ERROR_CHARS}

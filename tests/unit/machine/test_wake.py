@@ -7,35 +7,46 @@ from typing import Any
 
 import pytest
 
-from fc_kernel.machine.load import Waking, wake
+from fc_kernel.machine.agent_client import Renewal, Renewed, hook_errors
 from fc_kernel.machine.machine import GuestKernel, Origin
+from fc_kernel.machine.wake import Waking, wake
 from fc_kernel.vmm.base import VmmState
 
 
 class Agent:
-    """Answers ``restored`` with whatever it was given."""
+    """Answers :meth:`renew` and :meth:`thaw` with whatever it was given, and notes what was done in which order."""
 
-    def __init__(self, said: object) -> None:
-        self.said = said
-        self.told: dict[str, Any] = {}
+    def __init__(self, said: object, thawed: object = None) -> None:
+        self.said, self.thawed = said, thawed
+        self.key = ""
+        self.done: list[str] = []
 
-    async def call(self, method: str, **params: Any) -> object:
-        assert method == "restored"
-        self.told = params
-        return self.said
+    async def renew(self, renewal: Renewal, *, timeout_s: float) -> Renewed:
+        assert timeout_s > 0
+        self.key = renewal.key
+        self.done.append(f"renew as {renewal.role} {renewal.generation}")
+        return Renewed.of(self.said)
+
+    async def thaw(self, *, timeout_s: float) -> tuple[str, ...]:
+        assert timeout_s > 0
+        self.done.append("thaw")
+        return hook_errors(self.thawed)
 
 
 class Attached:
-    """Links that stand."""
+    """Links to that agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
 
     async def attach(self, generation: int | None = None) -> None:
-        """There is nothing to do."""
+        self.agent.done.append(f"attach {generation}")
 
 
 def asleep(agent: Agent) -> Any:
     vmm = SimpleNamespace(state=VmmState.RUNNING, plan=SimpleNamespace(vm_id="abc"), console_tail=list)
     origin = Origin("snapshot", kernel=GuestKernel(3, b"the snapshot's", 7, "cell"))
-    return SimpleNamespace(vmm=vmm, origin=origin, agent=agent, links=Attached(), asleep=True, environment=dict)
+    return SimpleNamespace(vmm=vmm, origin=origin, agent=agent, links=Attached(agent), asleep=True, environment=dict)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +56,14 @@ async def test_the_key_is_a_new_one_unless_the_guest_says_otherwise(said: object
     agent = Agent(said)
     machine = asleep(agent)
     await wake(machine, Waking(role="restored", generation=2))
-    assert machine.origin.kernel == GuestKernel(3, agent.told["key"].encode(), 7, "cell")
+    assert machine.origin.kernel == GuestKernel(3, agent.key.encode(), 7, "cell")
     assert not machine.asleep
 
 
 async def test_a_kernel_that_cannot_take_one_keeps_its_own() -> None:
-    machine = asleep(Agent({"instance": 3, "hook_errors": ["x"], "rekeyed": False}))
-    assert await wake(machine, Waking(role="restored", generation=2)) == ["x"]
+    agent = Agent({"instance": 3, "rekeyed": False}, {"hook_errors": ["x"]})
+    machine = asleep(agent)
+    assert await wake(machine, Waking(role="restored", generation=2)) == ("x",)
+    assert agent.done == ["attach None", "renew as restored 2", "attach 2", "thaw"]
     assert machine.origin.kernel == GuestKernel(3, b"the snapshot's", 7, "cell")
     assert not machine.asleep

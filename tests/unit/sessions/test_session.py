@@ -354,8 +354,8 @@ async def test_what_a_guest_says_of_its_kernels_end_is_checked(
 async def test_a_guest_that_does_not_greet(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent speaks another protocol: one clear error, and no machine."""
     kernel = await opened()
-    monkeypatch.setattr("fc_kernel.machine.machine.PROTOCOL_VERSION", 3)
-    with pytest.raises(AgentUnreachable, match="speaks protocol 2; this host speaks 3"):
+    monkeypatch.setattr("fc_kernel.machine.agent_client.PROTOCOL_VERSION", 99)
+    with pytest.raises(AgentUnreachable, match="speaks protocol 3; this host speaks 99"):
         await kernel.start()
     assert list_entries(runtime_dir()) == []
 
@@ -366,7 +366,7 @@ async def test_a_silent_guest_is_given_up(opened: Open, monkeypatch: pytest.Monk
     await kernel.start()
     assert isinstance(kernel.session.machine, Machine)
     await kernel.engine.run(kernel.session.machine.vmm.pause())
-    monkeypatch.setattr("fc_kernel.sessions.life.AGENT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("fc_kernel.machine.agent_client.AGENT_TIMEOUT_S", 0.2)
     await kernel.engine.run(kernel.session.kill())
     assert await kernel.ended() == -signal.SIGKILL
     await until(lambda: list_entries(runtime_dir()) == [])

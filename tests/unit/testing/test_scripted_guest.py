@@ -27,7 +27,7 @@ async def host() -> AsyncIterator[ScriptedHost]:
 
 async def test_the_agent_says_what_it_is(host: ScriptedHost) -> None:
     said = await host.hello()
-    assert said["protocol"] == 2
+    assert said["protocol"] == 3
     assert said["mem_total_mib"] == 16
     assert await host.call("ping") == {}
     assert await host.call("kernel.status") == {"running": True, "pid": 1, "returncode": None, "instance": 1}

@@ -18,12 +18,12 @@ from ..scripted_host import DEADLINE_S, CallFailed, ScriptedHost, booted, files_
 
 
 def test_faults_are_read_and_counted() -> None:
-    faults = Faults("freeze:die,snapshot:ENOSPC@2,restored:late=0.5")
+    faults = Faults("freeze:die,snapshot:ENOSPC@2,renew:late=0.5")
     assert faults.at("freeze") == faults.at("freeze") == Fault("freeze", "die")
     assert [faults.at("snapshot") is None for _ in range(3)] == [True, False, True]
-    assert faults.at("restored") == Fault("restored", "late", 0.5)
+    assert faults.at("renew") == Fault("renew", "late", 0.5)
     assert faults.at("thaw") is None
-    assert str(faults) == "freeze:die,snapshot:ENOSPC@2,restored:late=0.5"
+    assert str(faults) == "freeze:die,snapshot:ENOSPC@2,renew:late=0.5"
     faults.add("snapshot:EIO@1")
     fault = faults.at("snapshot")
     assert fault is not None
@@ -122,7 +122,7 @@ async def test_a_guest_that_answers_late(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     async with booted("freeze:late=0.2") as host:
         assert (await host.save(files))["instance"] == 1
-    async with loaded(files, "restored:late=0.2,answer:late=0.2") as copy:
+    async with loaded(files, "renew:late=0.2,thaw:late=0.2,answer:late=0.2") as copy:
         assert (await copy.restored())["instance"] == 1
         msg_id = await copy.send("%vm")
         await copy.call("answer", id=(await copy.asked())["id"], result={})
@@ -137,7 +137,7 @@ async def test_refused_randomness(tmp_path: Path) -> None:
         msg_id = await host.send("stream(100000)")
         await until(lambda: host.printed(msg_id), DEADLINE_S)
         await host.save(files)
-    async with loaded(files, "restored:refuse") as copy:
+    async with loaded(files, "renew:refuse") as copy:
         with pytest.raises(CallFailed, match="refused") as refused:
             await copy.restored()
         assert refused.value.code == -32001

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from fc_kernel.errors import AgentUnreachable, LaunchError, MonitorApiError, OutcomeUnknown, UnsupportedByMonitor
-from fc_kernel.machine import machine
+from fc_kernel.machine import boot
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Resolved
 from fc_kernel.settings.spec import VmSpec
@@ -206,9 +206,9 @@ async def test_guest_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monk
     """F04: the monitor runs and nobody in the guest answers: the error has the console's last lines, nothing is left."""
     double = Double.make(tmp_path, "1.16.1")
     choice = Choice("firecracker", Tier.KVM, lambda plan: FirecrackerVmm(plan, double.program))
-    monkeypatch.setattr(machine, "choose_monitor", lambda *_: choice)
+    monkeypatch.setattr(boot, "choose_monitor", lambda *_: choice)
     monkeypatch.setattr(isolation, "KVM_VM", VM)
-    monkeypatch.setattr(machine, "with_image", lambda _resolved: (SPEC, None, None))
+    monkeypatch.setattr(boot, "with_image", lambda *_: (SPEC, None, None))
     resolved = Resolved(
         spec=SPEC,
         image="default",
@@ -218,6 +218,6 @@ async def test_guest_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monk
         start_timeout_s=START_TIMEOUT_S,
     )
     with pytest.raises(AgentUnreachable, match=f"did not answer within {START_TIMEOUT_S:g} s") as caught:
-        await machine.Machine.boot(resolved, Tenant.of_this_process(FcKernelConfig()), labels={})
+        await boot.boot(resolved, Tenant.of_this_process(FcKernelConfig()), labels={})
     assert "guest: booting" in caught.value.console
     assert not [child for child in psutil.Process().children() if child.is_running()]

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fc_kernel.errors import AgentUnreachable, RemoteProtocolError
-from fc_kernel.machine import agent_client
-from fc_kernel.machine.agent_client import AgentClient, RpcCodec
+from fc_kernel.machine import rpc
+from fc_kernel.machine.rpc import RpcCodec, RpcConnection
+from fc_kernel.wire.methods import MAX_LINE_BYTES
 
 DEADLINE_S = 30.0
 VALID = [
@@ -64,7 +65,7 @@ def test_mutated_sessions_parse_or_are_a_breach() -> None:
 def test_a_line_that_dribbles_in_is_not_read_again_and_again() -> None:
     """A megabyte, byte by byte: what has been seen is not copied for each."""
     codec = RpcCodec()
-    for _ in range(agent_client.MAX_LINE_BYTES):
+    for _ in range(MAX_LINE_BYTES):
         assert codec.receive_data(b"x") == []
     with pytest.raises(RemoteProtocolError, match="a line of more than"):
         codec.receive_data(b"x")
@@ -111,36 +112,36 @@ def flooding() -> Iterator[Any]:
 async def test_a_flood_ends_the_connection(flooding: Any, data: bytes) -> None:
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     seen: list[str] = []
-    client = AgentClient(
+    client = RpcConnection(
         flooding(data).ours,
         on_notification=lambda method, _params: seen.append(method),
         on_lost=lambda reason, _fatal: lost.set_result(reason),
     )
     client._codec.request("ping", {})  # so that an answer with the number 1 is one to a question
-    assert f"over {agent_client.MAX_UNAWAITED} unasked messages" in await asyncio.wait_for(lost, DEADLINE_S)
-    assert len(seen) <= agent_client.MAX_UNAWAITED
+    assert f"over {rpc.MAX_UNAWAITED} unasked messages" in await asyncio.wait_for(lost, DEADLINE_S)
+    assert len(seen) <= rpc.MAX_UNAWAITED
     with pytest.raises(AgentUnreachable):
-        await client.call("ping", timeout_s=DEADLINE_S)
+        await client.call("ping", {}, timeout_s=DEADLINE_S)
     await client.aclose()
 
 
 async def test_others_have_the_loop_too(flooding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast a guest sends: between two reads of it everybody else has had a turn."""
-    monkeypatch.setattr(agent_client, "MAX_UNAWAITED", 1 << 60)
+    monkeypatch.setattr(rpc, "MAX_UNAWAITED", 1 << 60)
     seen = 0
 
     def count(_method: str, _params: dict[str, Any]) -> None:
         nonlocal seen
         seen += 1
 
-    client = AgentClient(flooding(VALID[2] * 500).ours, on_notification=count, on_lost=lambda _reason, _fatal: None)
+    client = RpcConnection(flooding(VALID[2] * 500).ours, on_notification=count, on_lost=lambda _reason, _fatal: None)
     turns = 0
     while seen < 20_000:
         before = seen
         await asyncio.sleep(0)
-        assert seen - before <= 2 * agent_client.READ_BYTES // len(VALID[2]) + 2
+        assert seen - before <= 2 * rpc.READ_BYTES // len(VALID[2]) + 2
         turns += 1
-    assert turns >= 20_000 * len(VALID[2]) // (2 * agent_client.READ_BYTES)
+    assert turns >= 20_000 * len(VALID[2]) // (2 * rpc.READ_BYTES)
     await client.aclose()
 
 
@@ -148,11 +149,11 @@ async def test_an_answer_may_be_anything(flooding: Any) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    client = AgentClient(ours, on_notification=lambda *_: None, on_lost=lambda _reason, _fatal: None)
+    client = RpcConnection(ours, on_notification=lambda *_: None, on_lost=lambda _reason, _fatal: None)
     loop = asyncio.get_running_loop()
     results: list[Any] = [None, True, [], "text", 1e999, {"a": 10**4000}]
     for result in results:
-        call = asyncio.ensure_future(client.call("ping", timeout_s=DEADLINE_S))
+        call = asyncio.ensure_future(client.call("ping", {}, timeout_s=DEADLINE_S))
         number = json.loads(await loop.sock_recv(theirs, 4096))["id"]
         await loop.sock_sendall(theirs, json.dumps({"id": number, "result": result}).encode() + b"\n")
         assert await call == result

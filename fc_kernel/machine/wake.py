@@ -1,0 +1,117 @@
+"""Waking a loaded machine: it is renewed, its connections are made, and then its kernel goes on.
+
+    renew                  generation, entropy, clock, names and key; the kernel stands still
+    links.attach           what the kernel's code needs
+    thaw                   random generators, the user's hooks, then the user's code
+
+So no byte of user code runs in a machine that does not know yet that it was restored, nor before its connections are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import AgentError, AgentUnreachable, NotReseeded
+from ..vmm.base import VmmState
+from ..wire import methods
+from .agent_client import Renewal, Renewed, Role
+from .boot import up_within
+from .machine import GuestKernel, Machine
+
+log = logging.getLogger(__name__)
+
+#: Reseeding and the user's hooks; a hook that takes longer is the user's own business, but not for ever.
+WAKE_TIMEOUT_S = 60.0
+REHEARSAL_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waking:
+    """What a restored machine is to be."""
+
+    role: Role
+    generation: int
+    #: Of the snapshot that it comes from.
+    name: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    reseed: bool = True
+
+
+async def wake(machine: Machine, waking: Waking, *, timeout_s: float = WAKE_TIMEOUT_S) -> Sequence[str]:
+    """Renew a loaded machine, attach its connections and thaw its kernel. Returns what the user's hooks raised.
+
+    Raises :class:`~fc_kernel.errors.NotReseeded` when the guest does not take fresh entropy, and
+    :class:`~fc_kernel.errors.LaunchError` for whatever else goes wrong within ``timeout_s``: the caller must end the machine.
+    """
+    async with up_within(machine.vmm, timeout_s):
+        await _renew(machine, waking, timeout_s)
+        await machine.links.attach(waking.generation)
+        return await _thaw(machine, timeout_s)
+
+
+async def rehearse(machine: Machine) -> None:
+    """Let a loaded machine do once, without a trace, what its first user will ask of it, and have it sleep again.
+
+    An emulator translates code as it is first run, which takes several times as long as running it. A guest that cannot
+    rehearse stays as it is. Raises what :func:`wake` raises.
+    """
+    generation = machine.origin.generation + 1
+    async with up_within(machine.vmm, WAKE_TIMEOUT_S):
+        await _renew(machine, Waking(role=methods.ROLE_STARTED, generation=generation), WAKE_TIMEOUT_S)
+        await _thaw(machine, WAKE_TIMEOUT_S)
+    machine.origin.generation = generation
+    try:
+        await machine.agent.rehearse(rehearsal_timeout_s=REHEARSAL_TIMEOUT_S, timeout_s=WAKE_TIMEOUT_S)
+    except AgentError as error:
+        log.debug("VM %s does not rehearse: %s", machine.vmm.plan.vm_id, error)
+    await machine.agent.freeze(hooks=False, hooks_timeout_s=REHEARSAL_TIMEOUT_S, timeout_s=WAKE_TIMEOUT_S)
+    machine.asleep = True
+
+
+async def _renew(machine: Machine, waking: Waking, timeout_s: float) -> None:
+    vmm = machine.vmm
+    if vmm.state is VmmState.PAUSED:
+        await vmm.resume()
+    await machine.links.attach()
+    renewal = Renewal(
+        role=waking.role,
+        generation=waking.generation,
+        name=waking.name,
+        hostname=f"vm-{vmm.plan.vm_id}",
+        machine_id=secrets.token_hex(16),
+        key=secrets.token_hex(16),
+        env={**waking.env, **machine.environment()},
+        reseed=waking.reseed,
+    )
+    try:
+        renewed = await _renewed(machine, renewal, timeout_s)
+    except AgentUnreachable:
+        # A connection that was made as the guest noticed its restore falls with those of its past. Once more is enough.
+        await machine.links.drop()
+        await machine.links.attach()
+        renewed = await _renewed(machine, renewal, timeout_s)
+    # The key of a kernel that is not ours stays what it was: nothing waits in it that could run with it.
+    if machine.origin.kernel is not None and renewed.rekeyed:
+        old = machine.origin.kernel
+        machine.origin.kernel = GuestKernel(old.instance, renewal.key.encode(), old.execution_count, old.cell)
+
+
+async def _renewed(machine: Machine, renewal: Renewal, timeout_s: float) -> Renewed:
+    try:
+        return await machine.agent.renew(renewal, timeout_s=timeout_s)
+    except AgentError as error:
+        if error.code == methods.ENTROPY_REFUSED:
+            raise NotReseeded(
+                f"the restored guest did not take fresh randomness and was ended: {error}",
+                console=machine.vmm.console_tail(),
+            ) from error
+        raise
+
+
+async def _thaw(machine: Machine, timeout_s: float) -> Sequence[str]:
+    errors = await machine.agent.thaw(timeout_s=timeout_s)
+    machine.asleep = False
+    return errors
