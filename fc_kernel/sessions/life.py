@@ -141,7 +141,7 @@ class KernelLife(ABC):
             return
         dead = word not in get_args(State) or word == "dead"
         machine = self.machine
-        self._emit(
+        self._tell(
             StateChanged(
                 kernel_id=self.kernel_id,
                 state="dead" if dead else cast("State", word),
@@ -151,6 +151,13 @@ class KernelLife(ABC):
                 vm_ended=vm_ended,
             )
         )
+
+    def _tell(self, event: Event) -> None:
+        """What fails at those who hear of it must not keep a kernel from its start or its end."""
+        try:
+            self._emit(event)
+        except Exception:
+            log.exception("kernel %s: an event was lost", self.kernel_id)
 
     def _running_incarnation(self) -> Incarnation:
         """That of a kernel that runs; raises :class:`~fc_kernel.errors.StateError`."""

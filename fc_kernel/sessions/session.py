@@ -103,7 +103,7 @@ class KernelSession(KernelLife):
                 labels=self.labels,
                 on_resumed=self._resumed,
             )
-        self._emit(SnapshotTaken(kernel_id=self.kernel_id, snapshot=await _model(taken.snapshot)))
+        self._tell(SnapshotTaken(kernel_id=self.kernel_id, snapshot=await _model(taken.snapshot)))
         return taken
 
     @contextlib.contextmanager
@@ -140,7 +140,7 @@ class KernelSession(KernelLife):
                     asker=asker,
                 )
                 await self._replace(now, restored, rollback)
-                self._emit(SnapshotRestored(kernel_id=self.kernel_id, snapshot=await _model(snapshot)))
+                self._tell(SnapshotRestored(kernel_id=self.kernel_id, snapshot=await _model(snapshot)))
             return snapshot
 
     async def _replace(self, old: Incarnation, new: Incarnation, rollback: Rollback) -> None:
@@ -188,7 +188,7 @@ class KernelSession(KernelLife):
             for each in results
             if not each.error
         ]
-        self._emit(KernelForked(kernel_id=self.kernel_id, snapshot=await _model(snapshot), forks=forks))
+        self._tell(KernelForked(kernel_id=self.kernel_id, snapshot=await _model(snapshot), forks=forks))
         return results
 
     async def _find(self, ref: str) -> Snapshot:

@@ -89,3 +89,20 @@ async def test_a_kernel_that_is_killed_leaves_its_machine_and_a_close_is_no_acci
     assert kernel.session.resolved is not None
     with pytest.raises(StateError, match="closed"):
         await kernel.engine.run(kernel.session.start(KernelRequest(resolved=kernel.session.resolved)))
+
+
+async def test_who_hears_of_it_cannot_keep_a_kernel_from_its_end(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = await make()
+
+    def broken(event: Event) -> None:
+        raise OSError("nobody listens")
+
+    monkeypatch.setattr(kernel.session, "_emit", broken)
+    await kernel.snapshot("one")
+    assert kernel.session.running
+    await kernel.engine.run(kernel.session.aclose())
+    assert kernel.session.state == "closed"
+    assert kernel.session.machine is None
+    assert caplog.text.count("an event was lost") == 4
