@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
@@ -18,10 +17,8 @@ from fc_kernel.api.events import EVENT, Event
 from fc_kernel.api.failures import crossing, error_of
 from fc_kernel.api.models import Failure, Snapshot
 from fc_kernel.errors import FcKernelError
+from fc_kernel.host.current import hosts
 from fc_kernel.host.service import ByteStream, KernelHost
-
-#: Set for a run of the tests in which all hosts are behind the wall.
-VARIABLE = "FC_KERNEL_TESTS_ENCODED"
 
 
 def through(adapter: TypeAdapter[Any], value: Any) -> Any:
@@ -94,7 +91,11 @@ CALLS = sorted(name for name in KernelHost.__abstractmethods__ if name not in va
 EncodedHost: Any = type("EncodedHost", (_Wall,), {name: encoded(name) for name in CALLS})
 
 
-def wrapped(host: KernelHost) -> KernelHost:
-    """The host, behind the wall when the tests are run so."""
-    made: KernelHost = EncodedHost(host) if os.environ.get(VARIABLE) else host
-    return made
+@contextlib.contextmanager
+def behind_the_wall() -> Iterator[None]:
+    """All hosts of this process are behind the wall, for kernels that are opened meanwhile."""
+    hosts().use(lambda tenant: EncodedHost(hosts().local(tenant)))
+    try:
+        yield
+    finally:
+        hosts().use(None)

@@ -22,13 +22,14 @@ from fc_kernel.host.client import LEASE_S, HostClient
 from fc_kernel.host.engine import Engine
 from fc_kernel.host.held import HeldKernel
 from fc_kernel.host.local import LocalHost
+from fc_kernel.host.service import KernelHost
 from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots.store import SnapshotStore
 from fc_kernel.testing import FakeVmm
 
-from .encoded_host import wrapped
+from .encoded_host import EncodedHost
 from .waiting import until
 
 DEADLINE_S = 120.0
@@ -222,10 +223,16 @@ class ScriptedKernel:
 
 
 @asynccontextmanager
-async def scripted_kernels(**config: Any) -> AsyncIterator[Callable[..., Awaitable[ScriptedKernel]]]:
-    """Makes started kernels of one engine; all end with the block. ``tenant`` are fields of a tenant that is not the user."""
+async def scripted_kernels(
+    *, encoded: bool = False, **config: Any
+) -> AsyncIterator[Callable[..., Awaitable[ScriptedKernel]]]:
+    """Makes started kernels of one engine; all end with the block. ``tenant`` are fields of a tenant that is not the user.
+
+    With ``encoded`` nothing crosses between client and host but bytes.
+    """
     given = {"monitor": "fake", "minimum_tier": "none", "min_free_bytes": 0, **config}
     engine = Engine()
+    wall: Callable[[KernelHost], KernelHost] = EncodedHost if encoded else lambda host: host
     hosts: dict[Tenant, HostClient] = {}
     kernels: list[ScriptedKernel] = []
     numbers = itertools.count()
@@ -233,7 +240,7 @@ async def scripted_kernels(**config: Any) -> AsyncIterator[Callable[..., Awaitab
     async def make(*, tenant: dict[str, Any] | None = None, **settings: Any) -> ScriptedKernel:
         own = Tenant.of_this_process(FcKernelConfig(config=Config({"FcKernelConfig": given})))
         whose = replace(own, **tenant or {})
-        host = hosts.setdefault(whose, HostClient(wrapped(LocalHost(whose, engine=engine))))
+        host = hosts.setdefault(whose, HostClient(wall(LocalHost(whose, engine=engine))))
         kernel = ScriptedKernel(whose, engine, host, f"k{next(numbers)}")
         kernels.append(await kernel.open())
         await kernel.start(**settings)

@@ -24,10 +24,11 @@ STREAMED = 5
 ENOUGH = 10_000
 
 
-@pytest.fixture
-async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+@pytest.fixture(params=["direct", "encoded"])
+async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Kernels of a host in this process, and of one to which only bytes get through."""
     scripted_environment(monkeypatch, tmp_path)
-    async with scripted_kernels(max_snapshots=ENOUGH) as make:
+    async with scripted_kernels(encoded=request.param == "encoded", max_snapshots=ENOUGH) as make:
         yield make
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import signal
@@ -16,11 +17,11 @@ from jupyter_client.manager import AsyncKernelManager
 
 from fc_kernel.base.paths import runtime_dir
 from fc_kernel.errors import KernelStartError, SpecError
-from fc_kernel.host.current import hosts
 from fc_kernel.provisioner import FcProvisioner
 from fc_kernel.settings.kernelspec import Profile, install
 from fc_kernel.vmm.journal import list_entries
 
+from ..encoded_host import behind_the_wall
 from ..waiting import until
 
 DEADLINE_S = 60.0
@@ -29,6 +30,13 @@ LEASE_S = 1.0
 CALLS = [
     "pre_launch", "launch_kernel", "post_launch", "send_signal", "shutdown_requested", "terminate", "kill", "wait", "cleanup",
 ]  # fmt: skip
+
+
+@pytest.fixture(params=["direct", "encoded"], autouse=True)
+def wall(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A host in this process, and one to which only bytes get through."""
+    with behind_the_wall() if request.param == "encoded" else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -222,13 +230,13 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Awaitable[Non
     """Lets the lease pass within which a manager has to make its next call."""
     monkeypatch.setattr("fc_kernel.provisioner.LEASE_S", LEASE_S)
     monkeypatch.setattr("fc_kernel.host.client.RENEW_EVERY_S", LEASE_S / 10)
-    hosts().use(None)
 
     async def pass_it() -> None:
         await asyncio.sleep(2 * LEASE_S)
 
-    yield pass_it
-    hosts().use(None)
+    # A client that has not yet chosen when it renews.
+    with behind_the_wall():
+        yield pass_it
 
 
 async def test_a_kernel_that_its_manager_does_not_take_over_is_ended(
