@@ -60,7 +60,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a silent guest is waited for is no part of what is tested."""
     monkeypatch.setattr("fc_kernel.sessions.wiring.ANSWER_TIMEOUT_S", 1.0)
     monkeypatch.setattr("fc_kernel.sessions.life.AGENT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("fc_kernel.machine.agent_client.AGENT_TIMEOUT_S", 0.5)
+    # Longer than a start, which has a deadline of its own.
+    monkeypatch.setattr("fc_kernel.machine.agent_client.AGENT_TIMEOUT_S", 2.0)
 
 
 def only(innocent: Innocent) -> bool:
