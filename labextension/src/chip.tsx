@@ -125,7 +125,7 @@ function MicroVMChip(props: { kernel: Kernel; trans: TranslationBundle; onClick:
   const vcpus = kernel.vcpu_count === null ? '' : trans._n('%1 vCPU', '%1 vCPUs', kernel.vcpu_count);
   const used = kernel.mem_used_mib === null ? '?' : String(Math.round(kernel.mem_used_mib));
   const memory = kernel.mem_size_mib === null ? '' : trans.__('%1 of %2 MiB', used, kernel.mem_size_mib);
-  const known = [tier, vcpus, memory && trans.__('memory %1', memory), state].filter(Boolean);
+  const known = [kernel.tier && tier, vcpus, memory && trans.__('memory %1', memory), state].filter(Boolean);
   const isWarning = kernel.tier === 'emulated' || kernel.tier === 'none';
   return (
     <ChipButton
@@ -133,7 +133,7 @@ function MicroVMChip(props: { kernel: Kernel; trans: TranslationBundle; onClick:
       tier={kernel.tier ?? undefined}
       label={trans.__('MicroVM: %1. Show its snapshots', known.join(', '))}
       title={[
-        tierMeaning(kernel.tier, trans),
+        kernel.state === 'booting' ? trans.__('The microVM is booting.') : tierMeaning(kernel.tier, trans),
         `${kernel.monitor ?? ''} ${kernel.monitor_version ?? ''}`.trim(),
         kernel.image ? trans.__('Image %1, network %2', kernel.image, kernel.network ?? 'none') : ''
       ]

@@ -64,7 +64,9 @@ describe('the chip', () => {
 
   it('says what it does not know', () => {
     const dead = aKernel({ state: 'dead', tier: null, vcpu_count: null, mem_size_mib: null, mem_used_mib: null });
-    expect(show({ kind: 'microvm', kernel: dead }).textContent).toBe('MicroVMdead');
+    const node = show({ kind: 'microvm', kernel: dead });
+    expect(node.textContent).toBe('MicroVMdead');
+    expect(node.querySelector('button')!.getAttribute('aria-label')).toBe('MicroVM: dead. Show its snapshots');
     expect(show({ kind: 'unavailable', why: 'missing' }).querySelector('button')!.title).toContain('server extension');
   });
 });
