@@ -55,6 +55,11 @@ export interface components {
             readonly message: string;
             /** @description class of the error, such as SnapshotExists */
             readonly reason: string;
+            /**
+             * @description who gave that value: kernelspec, notebook, call, request …
+             * @default null
+             */
+            readonly source: string | null;
         };
         /** @description Make new kernels. */
         readonly Fork: {
