@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
     """Called by the server at its start."""
-    from .extension import load  # noqa: PLC0415 - whoever only looks for extensions needs no handlers
+    from .loading import load  # noqa: PLC0415 - whoever only looks for extensions needs no handlers
 
     load(serverapp)

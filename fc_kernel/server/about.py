@@ -56,9 +56,7 @@ class OpenApiHandler(Handler):
     @authorized
     async def get(self) -> None:
         """OpenAPI 3.1."""
-        from .routes import ROUTES  # noqa: PLC0415 - which is made of the handlers, this one among them
-
-        self.answer(description(ROUTES, base_url=self.base_url))
+        self.answer(description(self.extension.routes, base_url=self.base_url))
 
 
 def settings_of(body: bytes) -> dict[str, Any]:

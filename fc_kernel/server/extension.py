@@ -1,14 +1,14 @@
-"""What one server has of the extension: its host, its events, its forks; and how it is put into the server."""
+"""What one server has of the extension: its host, its events, its forks."""
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jupyter_server.gateway.managers import GatewayMappingKernelManager
 from jupyter_server.serverapp import ServerApp
-from jupyter_server.utils import url_path_join
 
+from ..api.openapi import Route
 from ..settings.config import FcKernelConfig, load_config
 from ..settings.kernelspec import PROVISIONER, provisioner_of
 from .events import Events
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class Extension:
     """Used on the server's loop."""
 
-    def __init__(self, serverapp: ServerApp, client: HostClient | None = None) -> None:
-        """``client`` is this process's own of the user's host, unless a test gives another."""
+    def __init__(self, serverapp: ServerApp, client: HostClient | None = None, *, routes: Sequence[Route] = ()) -> None:
+        """``client`` is this process's own of the user's host, unless a test gives another; ``routes`` are the API's."""
         self.serverapp = serverapp
+        self.routes = routes
         self.gateway = isinstance(serverapp.kernel_manager, GatewayMappingKernelManager)
         self._client = client
         self.forks = Forks(serverapp, lambda: self.host)
@@ -57,25 +58,3 @@ class Extension:
         manager = self.serverapp.kernel_manager
         spec = manager.get_kernel(kernel_id).kernel_spec if kernel_id in manager else None
         return spec is not None and provisioner_of(spec) == PROVISIONER
-
-
-#: The extension of each server of this process.
-_EXTENSIONS: weakref.WeakKeyDictionary[Any, Extension] = weakref.WeakKeyDictionary()
-
-
-def load(serverapp: ServerApp, client: HostClient | None = None) -> Extension:
-    """Put the extension into a server."""
-    from .routes import ROUTES  # noqa: PLC0415 - the handlers need what is above
-
-    extension = Extension(serverapp, client)
-    _EXTENSIONS[serverapp] = extension
-    base_url = serverapp.web_app.settings["base_url"]
-    web_app: Any = serverapp.web_app
-    web_app.add_handlers(
-        ".*$",
-        [(url_path_join(base_url, route.pattern), route.handler, {"extension": extension}) for route in ROUTES],
-    )
-    if not extension.gateway:
-        extension.events.start()
-    serverapp.log.debug("fc_kernel: the server extension is loaded")
-    return extension

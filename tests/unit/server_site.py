@@ -42,7 +42,8 @@ from fc_kernel.host.local import LocalHost
 from fc_kernel.host.service import ByteStream
 from fc_kernel.host.stream import EventStream
 from fc_kernel.host.views import kernel_view, settings_view, snapshot_view, status_view
-from fc_kernel.server.extension import Extension, load
+from fc_kernel.server.extension import Extension
+from fc_kernel.server.loading import load
 from fc_kernel.settings.config import FcKernelConfig, load_config
 from fc_kernel.settings.schema import limited_schema
 from fc_kernel.settings.sources import resolve_settings
