@@ -32,7 +32,7 @@ Records = dict[str, tuple[str, float]]
 
 
 class VerifiedFiles:
-    """The records in a file of a cache directory."""
+    """Digests of files that were hashed lately, recorded in a file of a cache directory."""
 
     def __init__(self, cache_dir: Path, name: str = FILE_NAME) -> None:
         self._path = cache_dir / name

@@ -43,12 +43,12 @@ class GuestKernel:
 
 @dataclass
 class Origin:
-    """How a machine came to be, and which snapshot its state stands on."""
+    """How a machine was started, and the snapshot that its state came from."""
 
     started: Literal["cold", "template", "pool", "snapshot"]
     #: What was loaded, or saved, last: what changes since then is what a diff holds.
     base: Snapshot | None = None
-    #: The user's snapshot that the state stands on; a template is none.
+    #: The user's snapshot that the state came from or was last saved as; never a template.
     current: Snapshot | None = None
     #: The generation of the snapshot that was loaded.
     generation: int = 0

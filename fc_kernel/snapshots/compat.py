@@ -10,7 +10,7 @@ from .manifest import Cpu, ImageRef, ManifestDraft
 
 
 class Host(Frozen):
-    """What there is here; ``None`` is not compared."""
+    """What this host offers a snapshot. A field that is ``None`` is not compared."""
 
     monitor: str | None = None
     monitor_version: str | None = None

@@ -1,4 +1,4 @@
-"""A snapshot that is being made: nobody sees it before it is complete, and nothing is left of it when it fails."""
+"""A snapshot in the making: nobody sees it before it is complete, and nothing is left of it when it fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Draft:
 
     @property
     def owner(self) -> str:
-        """Whose it will be."""
+        """Its owner."""
         return self._reserved.owner
 
     @property

@@ -67,7 +67,7 @@ class Cpu(Frozen):
 
 
 class ImageRef(Frozen):
-    """The image that the guest runs from: its files are not in the snapshot."""
+    """The image that the guest runs from. Its files are not in the snapshot."""
 
     name: Text
     kernel_sha256: Digest
@@ -75,7 +75,7 @@ class ImageRef(Frozen):
 
 
 class KernelState(Frozen):
-    """What the agent said of the kernel when it stood still; ``cell`` is the request whose cell asked for the snapshot."""
+    """What the agent said of the frozen kernel; ``cell`` is the id of the request whose cell asked for the snapshot."""
 
     instance: Number | None = None
     language: Text | None = None
@@ -86,7 +86,7 @@ class KernelState(Frozen):
 
 
 class ManifestDraft(Frozen):
-    """What the taker of a snapshot knows; the rest of the manifest is the store's."""
+    """The part of a manifest that whoever takes the snapshot fills in; the store adds the rest."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -122,7 +122,7 @@ class ManifestDraft(Frozen):
 
 
 class Manifest(ManifestDraft):
-    """All of it. ``checksum`` is of everything else in it."""
+    """A whole manifest. ``checksum`` covers all other fields."""
 
     format: Literal[2] = FORMAT
     id: SnapshotId
@@ -158,11 +158,11 @@ class Manifest(ManifestDraft):
         raise KeyError(file)
 
     def sealed(self) -> Manifest:
-        """With its checksum."""
+        """The manifest with its checksum filled in."""
         return self.model_copy(update={"checksum": self._checksum()})
 
     def to_bytes(self) -> bytes:
-        """The file's content; there is one way only to write a manifest."""
+        """The content of the file. A manifest has exactly one written form."""
         return self.model_dump_json(indent=1).encode() + b"\n"
 
     def _checksum(self) -> str:
@@ -191,7 +191,7 @@ class Manifest(ManifestDraft):
 
     @classmethod
     def _from_format_1(cls, data: bytes, found: dict[str, object]) -> Manifest:
-        """What earlier versions wrote, as it is written now."""
+        """A manifest that an earlier version wrote, in today's format."""
         seal = _SEAL_OF_FORMAT_1.search(data)
         if seal is None:
             raise SnapshotCorrupt(MANIFEST_NAME, "it is no manifest of a snapshot")

@@ -33,7 +33,7 @@ MAX_KNOWN = 1000
 
 
 def no_step(_name: str) -> None:
-    """The step of whoever tests nothing."""
+    """Does nothing; the default."""
 
 
 def partial_name(snapshot_id: str) -> str:
@@ -208,7 +208,7 @@ class Root:
         self._known[snapshot.id] = (file, snapshot)
 
     def forget(self, snapshot_id: str) -> None:
-        """The snapshot is gone."""
+        """Drop a snapshot from memory: it is gone."""
         self._known.pop(snapshot_id, None)
 
     def known(self) -> list[Snapshot]:

@@ -26,7 +26,7 @@ class Snapshot:
 
     @property
     def id(self) -> str:
-        """Random, and the directory's name."""
+        """A random id, which is also the directory's name."""
         return self.manifest.id
 
     @property
@@ -46,17 +46,17 @@ class Snapshot:
 
     @property
     def owner(self) -> str:
-        """Whose it is."""
+        """Its owner."""
         return self.manifest.owner
 
     @property
     def description(self) -> str:
-        """What its taker said of it."""
+        """The text that its owner gave it."""
         return self.manifest.description
 
     @property
     def parent(self) -> str | None:
-        """Id of the snapshot that the kernel went on from, which may be gone."""
+        """Id of the snapshot that the kernel had continued from; it may be gone."""
         return self.manifest.parent
 
     @property

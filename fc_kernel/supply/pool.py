@@ -1,4 +1,4 @@
-"""The warm pool: restored machines that stand still until a kernel is started."""
+"""The warm pool: restored machines that wait, paused, until a kernel is started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..machine.machine import Machine
 from ..settings.tenant import Tenant
 from ..vmm.base import VmmState
 from ..vmm.journal import relabel
-from .templates import Templates, Wanted
+from .templates import TemplateRecipe, Templates
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ RETRY_AFTER_S = 30.0
 
 
 class Pool:
-    """Ready machines by template key. It is filled in the background, and never holds more memory than it may."""
+    """Ready machines by template key. The pool is filled in the background and never exceeds its limit on memory."""
 
     def __init__(self, tenant: Tenant, templates: Templates) -> None:
         self._tenant = tenant
@@ -42,12 +42,12 @@ class Pool:
 
     @property
     def mem_size_mib(self) -> int:
-        """What the guests of all ready machines may use."""
+        """Memory of the guests of all ready machines, in MiB."""
         return sum(machine.vmm.plan.spec.mem_size_mib or 0 for machines in self._ready.values() for machine in machines)
 
-    async def take(self, want: Wanted, labels: dict[str, str]) -> Machine | None:
-        """A machine that is still sound, or ``None``; another is made in its place."""
-        machines = self._ready.get(want.key)
+    async def take(self, recipe: TemplateRecipe, labels: dict[str, str]) -> Machine | None:
+        """A ready machine whose monitor still runs, or ``None``. Another is made in its place."""
+        machines = self._ready.get(recipe.key)
         while machines:
             machine = machines.popleft()
             if machine.vmm.state in (VmmState.PAUSED, VmmState.RUNNING):
@@ -57,39 +57,39 @@ class Pool:
                 except BaseException:
                     self._spawn(machine.aclose())
                     raise
-                self.refill(want)
+                self.refill(recipe)
                 return machine
             log.warning("VM %s of the pool has ended: %s", machine.vmm.plan.vm_id, machine.vmm.state)
             self._spawn(machine.aclose())
         return None
 
-    def refill(self, want: Wanted) -> None:
-        """See to it, in the background, that machines for this template stand ready."""
-        if self._closed or self._config.pool_size <= 0 or want.key in self._filling:
+    def refill(self, recipe: TemplateRecipe) -> None:
+        """Make machines from this template in the background until enough are ready."""
+        if self._closed or self._config.pool_size <= 0 or recipe.key in self._filling:
             return
-        task = asyncio.get_running_loop().create_task(self._fill(want), name="pool")
-        self._filling[want.key] = task
-        task.add_done_callback(lambda _task: self._filling.pop(want.key, None))
+        task = asyncio.get_running_loop().create_task(self._fill(recipe), name="pool")
+        self._filling[recipe.key] = task
+        task.add_done_callback(lambda _task: self._filling.pop(recipe.key, None))
 
-    async def _fill(self, want: Wanted) -> None:
-        machines = self._ready.setdefault(want.key, deque())
-        size = want.resolved.spec.mem_size_mib or 0
+    async def _fill(self, recipe: TemplateRecipe) -> None:
+        machines = self._ready.setdefault(recipe.key, deque())
+        size = recipe.resolved.spec.mem_size_mib or 0
         while not self._closed and len(machines) < self._config.pool_size:
             if self.mem_size_mib + size > self._config.pool_mem_size_mib:
                 log.info("the pool is full: %d MiB of %d", self.mem_size_mib, self._config.pool_mem_size_mib)
                 return
             try:
-                held = await self._templates.hold(want)
+                held = await self._templates.hold(recipe)
                 if held is None:
                     return
                 machine = await load(
                     *held,
-                    want.choice,
-                    want.resolved,
+                    recipe.choice,
+                    recipe.resolved,
                     self._tenant,
-                    spec=spec_for_load(held[0], want.image),
+                    spec=spec_for_load(held[0], recipe.image),
                     started="pool",
-                    labels={"pool": want.image_name},
+                    labels={"pool": recipe.image_name},
                     paused=True,
                 )
             except (FcKernelError, OSError) as error:
@@ -107,7 +107,7 @@ class Pool:
         task.add_done_callback(self._ending.discard)
 
     async def aclose(self) -> None:
-        """End all machines; nothing is made any more."""
+        """End all machines and make no more."""
         self._closed = True
         filling = list(self._filling.values())
         for task in filling:

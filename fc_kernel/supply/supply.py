@@ -32,7 +32,7 @@ from ..vmm.monitors import Choice, best_monitor, choose_monitor
 from ..vmm.reaper import reap
 from .pool import Pool
 from .stores import snapshot_store
-from .templates import Templates, Wanted, wanted, why_not
+from .templates import TemplateRecipe, Templates, reason_to_boot, recipe_for
 
 log = logging.getLogger(__name__)
 
@@ -55,59 +55,60 @@ class Supply:
         await asyncio.shield(self._reaping)
 
     async def fresh(self, resolved: Resolved, *, python: bool, labels: dict[str, str]) -> Machine:
-        """A machine as settings have it. It may have a kernel that waits for :func:`~fc_kernel.machine.wake.wake`.
+        """A machine with the given settings. It may hold a kernel that waits for :func:`~fc_kernel.machine.wake.wake`.
 
         Raises :class:`~fc_kernel.errors.ConfigError` or :class:`~fc_kernel.errors.LaunchError`; then nothing is left.
         """
         await self.reap()
         choice = await off_loop(functools.partial(choose_monitor, resolved, self.config))
-        why = why_not(resolved, self.config)
-        if why is None and choice.snapshots:
-            want = await off_loop(functools.partial(self._wanted, choice, resolved, python=python))
-            if (machine := await self._from_template(want, labels)) is not None:
+        if reason_to_boot(resolved, self.config) is None and choice.snapshots:
+            recipe = await off_loop(functools.partial(self._recipe, choice, resolved, python=python))
+            if (machine := await self._from_template(recipe, labels)) is not None:
                 return machine
         return await boot(resolved, self.tenant, labels=labels, choice=choice)
 
-    def _wanted(self, choice: Choice, resolved: Resolved, *, python: bool) -> Wanted:
+    def _recipe(self, choice: Choice, resolved: Resolved, *, python: bool) -> TemplateRecipe:
         image = self._image(resolved.image) if choice.needs_image else None
-        return wanted(image, choice, resolved, self.config, python=python)
+        return recipe_for(image, choice, resolved, self.config, python=python)
 
     async def prepare(self, resolved: Resolved) -> bool:
-        """Make the template for Python kernels with these settings, if there is none; whether there is one now.
+        """Make the template for Python kernels with these settings if there is none; returns whether there is one now.
 
         Raises :class:`~fc_kernel.errors.FcKernelError` when the host can run no kernel at all.
         """
         choice = await off_loop(functools.partial(choose_monitor, resolved, self.config))
-        if why_not(resolved, self.config) is not None or not choice.snapshots:
+        if reason_to_boot(resolved, self.config) is not None or not choice.snapshots:
             return False
-        want = await off_loop(functools.partial(self._wanted, choice, resolved, python=True))
-        held = await self.templates.hold(want)
+        recipe = await off_loop(functools.partial(self._recipe, choice, resolved, python=True))
+        held = await self.templates.hold(recipe)
         if held is not None:
             held[1].close()
         return held is not None
 
-    async def _from_template(self, want: Wanted, labels: dict[str, str]) -> Machine | None:
-        machine = await self.pool.take(want, labels)
+    async def _from_template(self, recipe: TemplateRecipe, labels: dict[str, str]) -> Machine | None:
+        machine = await self.pool.take(recipe, labels)
         if machine is not None:
             return machine
-        held = await self.templates.hold(want)
+        held = await self.templates.hold(recipe)
         if held is None:
             return None
         try:
             machine = await load(
                 *held,
-                want.choice,
-                want.resolved,
+                recipe.choice,
+                recipe.resolved,
                 self.tenant,
-                spec=spec_for_load(held[0], want.image),
+                spec=spec_for_load(held[0], recipe.image),
                 started="template",
                 labels=labels,
             )
         except LaunchError as error:
             # A template is no more than a faster way; whatever is wrong with it, the kernel can boot.
-            log.warning("the template of image %s could not be restored, the kernel boots: %s", want.image_name, error)
+            log.warning(
+                "the template of image %s could not be restored, the kernel boots: %s", recipe.image_name, error
+            )
             return None
-        self.pool.refill(want)
+        self.pool.refill(recipe)
         return machine
 
     async def from_ref(self, ref: SnapshotRef, resolved: Resolved, *, scope: str, labels: dict[str, str]) -> Machine:
@@ -135,9 +136,9 @@ class Supply:
         labels: dict[str, str],
         overrides: Sequence[NetworkInterface] = (),
     ) -> Machine:
-        """A machine that stands where a user's snapshot was taken, its kernel frozen.
+        """A machine in the state that a user's snapshot saved; its kernel is frozen.
 
-        Raises :class:`~fc_kernel.errors.SnapshotError` before anything is started when it does not fit or is corrupt,
+        Raises :class:`~fc_kernel.errors.SnapshotError` before anything is started when the snapshot does not fit or is corrupt,
         :class:`~fc_kernel.errors.LaunchError` afterwards.
         """
         await self.reap()
@@ -156,7 +157,7 @@ class Supply:
         )
 
     def _hold(self, snapshot: Snapshot, resolved: Resolved) -> tuple[Hold, Choice, VmSpec]:
-        """The snapshot, checked and held."""
+        """Hold the snapshot, then choose a monitor for it and check it."""
         hold = self.snapshots.hold(snapshot)
         try:
             return hold, *self._place(snapshot, resolved)
@@ -165,7 +166,7 @@ class Supply:
             raise
 
     def _place(self, snapshot: Snapshot, resolved: Resolved) -> tuple[Choice, VmSpec]:
-        """The monitor and the files for a snapshot, which decides about both, once it is checked."""
+        """Choose the monitor and the files that a snapshot needs, and check the snapshot against them."""
         manifest = snapshot.manifest
         choice = best_monitor(manifest.monitor, self.config)
         if choice.tier.rank < resolved.minimum_tier.rank:
@@ -183,7 +184,7 @@ class Supply:
         return choice, spec_for_load(snapshot, image)
 
     def _image(self, name: str) -> Image:
-        """An image whose files are what its manifest says."""
+        """The image, whose files were compared with its manifest."""
         store = ImageStore.of(self.tenant)
         image = store.get(name)
         store.verify(image, unless_unchanged=True)

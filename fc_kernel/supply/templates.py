@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 #: The number of the kernel process in a template; a session counts on from there.
 INSTANCE = 1
 #: Raised when a template's content changes for another reason than those that its key names.
-RECIPE = 2
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """The template that a start needs."""
+class TemplateRecipe:
+    """What the template for a start is made of."""
 
     key: str
     #: ``None`` for a guest that is no image (the fake monitor's).
@@ -61,8 +61,8 @@ class Wanted:
         return "-" if self.image is None else self.image.name
 
 
-def why_not(resolved: Resolved, config: FcKernelConfig) -> str | None:
-    """Why a start cannot use a template; ``None`` when it can."""
+def reason_to_boot(resolved: Resolved, config: FcKernelConfig) -> str | None:
+    """Why a kernel must boot and cannot start from a template; ``None`` when it can."""
     spec = resolved.spec
     if not config.templates:
         return "templates are switched off (FcKernelConfig.templates)"
@@ -81,11 +81,13 @@ def why_not(resolved: Resolved, config: FcKernelConfig) -> str | None:
     return None
 
 
-def wanted(image: Image | None, choice: Choice, resolved: Resolved, config: FcKernelConfig, *, python: bool) -> Wanted:
-    """What a start's template has to be made of; its key names all of it."""
+def recipe_for(
+    image: Image | None, choice: Choice, resolved: Resolved, config: FcKernelConfig, *, python: bool
+) -> TemplateRecipe:
+    """The recipe of the template for these settings. Two recipes have the same key only if they make the same template."""
     imports = tuple(config.template_imports) if python else ()
     made_of = {
-        "recipe": RECIPE,
+        "recipe": RECIPE_VERSION,
         "host": host_for(choice, image).model_dump(mode="json"),
         "agent": "" if image is None else agent_digest(image),
         "boot_args": "" if image is None else image.boot_args,
@@ -96,39 +98,39 @@ def wanted(image: Image | None, choice: Choice, resolved: Resolved, config: FcKe
         "imports": imports,
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    return Wanted(key=key, image=image, choice=choice, resolved=resolved, python=python, imports=imports)
+    return TemplateRecipe(key=key, image=image, choice=choice, resolved=resolved, python=python, imports=imports)
 
 
 class Templates:
-    """Finds, and makes, templates; one at a time for each key in this process, and one among all processes."""
+    """Finds templates and makes missing ones: for each key one at a time, in this process and among all processes."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
         self.store = template_store(tenant)
         self._making: dict[str, asyncio.Lock] = {}
 
-    async def hold(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
-        """The template, checked and held; made first if there is none. ``None`` when it cannot be had: boot instead."""
-        async with self._making.setdefault(want.key, asyncio.Lock()):
-            found = await self._find(want)
+    async def hold(self, recipe: TemplateRecipe) -> tuple[Snapshot, Hold] | None:
+        """The template, checked and held; made first if there is none. ``None`` when that fails: the kernel must boot."""
+        async with self._making.setdefault(recipe.key, asyncio.Lock()):
+            found = await self._find(recipe)
             if found is None:
                 try:
-                    await self._make(want)
+                    await self._make(recipe)
                 except SnapshotExists:
                     log.info("another process makes the template; this kernel boots")
                     return None
                 except (FcKernelError, OSError) as error:
                     log.warning("no template could be made, the kernel boots: %s", error)
                     return None
-                found = await self._find(want)
+                found = await self._find(recipe)
             return found
 
-    async def _find(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
-        return await off_loop(functools.partial(self._find_now, want), undo=_let_go)
+    async def _find(self, recipe: TemplateRecipe) -> tuple[Snapshot, Hold] | None:
+        return await off_loop(functools.partial(self._find_now, recipe), undo=_let_go)
 
-    def _find_now(self, want: Wanted) -> tuple[Snapshot, Hold] | None:
+    def _find_now(self, recipe: TemplateRecipe) -> tuple[Snapshot, Hold] | None:
         try:
-            template = self.store.find(want.key)
+            template = self.store.find(recipe.key)
             if template is None:
                 return None
             hold = self.store.hold(template)
@@ -136,10 +138,10 @@ class Templates:
             log.debug("no template can be looked for: %s", error)
             return None
         try:
-            self.store.check(template, host_for(want.choice, want.image))
+            self.store.check(template, host_for(recipe.choice, recipe.image))
         except SnapshotError as error:
             hold.close()
-            log.warning("the template of image %s is made anew: %s", want.image_name, error)
+            log.warning("the template of image %s is made anew: %s", recipe.image_name, error)
             self.store.delete(template, force=True)
             return None
         except BaseException:
@@ -147,32 +149,32 @@ class Templates:
             raise
         return template, hold
 
-    async def _make(self, want: Wanted) -> None:
+    async def _make(self, recipe: TemplateRecipe) -> None:
         """Boot, start the kernel, save, end the VM."""
         since = time.monotonic()
-        resolved, choice = want.resolved, want.choice
+        resolved, choice = recipe.resolved, recipe.choice
         spec = resolved.spec
-        begin = functools.partial(self.store.begin, want.key, expected_bytes=(spec.mem_size_mib or 0) << 20)
+        begin = functools.partial(self.store.begin, recipe.key, expected_bytes=(spec.mem_size_mib or 0) << 20)
         async with await off_loop(begin, undo=Draft.discard) as draft:
-            machine = await boot(resolved, self._tenant, labels={"template": want.image_name}, choice=choice)
+            machine = await boot(resolved, self._tenant, labels={"template": recipe.image_name}, choice=choice)
             try:
                 if Capability.SNAPSHOT not in machine.vmm.capabilities:
                     raise SnapshotError(f"{machine.vmm.name} {machine.vmm.version} takes no snapshots")
-                key = await self._start_kernel(machine, want) if want.python else b""
+                key = await self._start_kernel(machine, recipe) if recipe.python else b""
 
                 def describe(frozen: Frozen) -> ManifestDraft:
                     state = capture.kernel_state(frozen, key)
-                    return manifest_of(machine).model_copy(update={"kernel": state, "template_key": want.key})
+                    return manifest_of(machine).model_copy(update={"kernel": state, "template_key": recipe.key})
 
                 for stale in await off_loop(
                     functools.partial(
                         self.store.others,
-                        describe(Frozen(instance=INSTANCE, language="python") if want.python else Frozen()),
+                        describe(Frozen(instance=INSTANCE, language="python") if recipe.python else Frozen()),
                     )
                 ):
                     log.info(
                         "image %s gets a new template: %s was %s, is %s",
-                        want.image_name,
+                        recipe.image_name,
                         stale.field,
                         stale.have,
                         stale.want,
@@ -181,16 +183,16 @@ class Templates:
             finally:
                 await machine.aclose()
         await off_loop(self.store.sweep)
-        log.info("the template of image %s was made in %.1f s", want.image_name, time.monotonic() - since)
+        log.info("the template of image %s was made in %.1f s", recipe.image_name, time.monotonic() - since)
 
-    async def _start_kernel(self, machine: Machine, want: Wanted) -> bytes:
+    async def _start_kernel(self, machine: Machine, recipe: TemplateRecipe) -> bytes:
         key = secrets.token_hex(16).encode()
         await machine.agent.start_kernel(
             argv=None,
-            env={TEMPLATE_IMPORTS_VARIABLE: ",".join(want.imports), **machine.environment()},
+            env={TEMPLATE_IMPORTS_VARIABLE: ",".join(recipe.imports), **machine.environment()},
             key=key.decode(),
             instance=INSTANCE,
-            timeout_s=want.resolved.start_timeout_s,
+            timeout_s=recipe.resolved.start_timeout_s,
         )
         return key
 
@@ -201,7 +203,7 @@ def _let_go(held: tuple[Snapshot, Hold] | None) -> None:
 
 
 def manifest_of(machine: Machine) -> ManifestDraft:
-    """What the manifest of a snapshot says of the machine; the caller adds what it knows of the kernel."""
+    """The part of a snapshot's manifest that describes the machine; the caller adds what it knows of the kernel."""
     vmm, host = machine.vmm, machine.host
     return ManifestDraft(
         monitor=vmm.name,
