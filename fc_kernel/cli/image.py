@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from jupyter_core.application import base_aliases, base_flags
@@ -9,13 +10,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from traitlets import Bool, List, Unicode
 
+from ..api.calls import RawSettings
 from ..base.paths import cache_dir, data_dir
 from ..errors import FcKernelError, ImageCorrupt, ImageNotFound
-from ..host.engine import Engine
+from ..host.current import host_for
 from ..images.build import BuildRequest, build_image, recipe
 from ..images.store import Image, ImageStore
-from ..settings.resolve import Resolved, Source, resolve
-from ..settings.tenant import Tenant
 from .command import JSON_FLAG, Command, CommandGroup
 
 MIB = 1 << 20
@@ -88,14 +88,10 @@ class ImageBuildCommand(Command):
 
     def _prepare(self, image: Image) -> None:
         """Start a kernel once, so that the first user's start is a restore, too; what fails here fails nobody."""
-        engine = Engine.shared()
         try:
-            config = self.settings
-            resolved = resolve(
-                [config.as_source(), Source("image", {"image": image.name}, trusted=True)], config.limits()
-            )
+            host = host_for(self.tenant)
             with self.err.status("the template: a kernel is started once and saved"):
-                made = engine.run_blocking(_prepared(engine, self.tenant, resolved))
+                made = asyncio.run(host.prepare(RawSettings(call={"image": image.name})))
         except FcKernelError as error:
             self.err.print(f"no template: {error}", markup=False)
         else:
@@ -221,10 +217,6 @@ class ImageGroup(CommandGroup):
 
 def _image_store() -> ImageStore:
     return ImageStore(data_dir() / "images", cache_dir())
-
-
-async def _prepared(engine: Engine, tenant: Tenant, resolved: Resolved) -> bool:
-    return await engine.supply(tenant).prepare(resolved)
 
 
 def _spread(option: str, argv: list[str]) -> list[str]:
