@@ -93,7 +93,7 @@ def measure_snapshots(ours: str, monitor: str, samples: int, say: Callable[[str]
             begun = time.perf_counter()
             said = text_of(execute(client, f"%snapshot b{number}"))
             totals.append((time.perf_counter() - begun) * 1e3)
-            stood_still = re.search(r"stood still for ([0-9.]+) s", said)
+            stood_still = re.search(r"paused for ([0-9.]+) s", said)
             if stood_still is None:
                 raise RuntimeError(said)
             inside = float(text_of(execute(client, "max(gaps)")))

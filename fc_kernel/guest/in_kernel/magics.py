@@ -73,10 +73,7 @@ class MicroVmMagics(Magics):
         if given is None:
             return
         taken = _asked(lambda: api.snapshot(given.name, " ".join(given.message)))
-        print(
-            f"Snapshot {plain(taken.name)}: {size(taken.size_bytes)}, "
-            f"the kernel stood still for {taken.stood_still_s:.2f} s"
-        )
+        print(f"Snapshot {plain(taken.name)}: {size(taken.size_bytes)}, paused for {taken.stood_still_s:.2f} s")
         for error in taken.hook_errors:
             print(plain(error))
 

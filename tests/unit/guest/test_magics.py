@@ -72,7 +72,7 @@ def test_snapshot(guest: Guest) -> None:
     assert (request["op"], request["args"]) == ("snapshot", {"name": "clean", "description": "after the cleaning"})
     assert reply["status"] == "ok"
     text = printed(outputs)
-    assert text.startswith("Snapshot clean: 3.0 MiB, the kernel stood still for ")
+    assert text.startswith("Snapshot clean: 3.0 MiB, paused for ")
     assert text.endswith(" s\nwent on\n")
 
 
