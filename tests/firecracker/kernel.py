@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 from traitlets.config import Config
 
-from fc_kernel.base.paths import RunDir, new_vm_id, runtime_dir
-from fc_kernel.channels.endpoints import ClientEndpoints
+from fc_kernel.api.calls import OpenKernel
+from fc_kernel.base.paths import new_vm_id
+from fc_kernel.host.client import LEASE_S, HostClient
 from fc_kernel.host.engine import Engine
+from fc_kernel.host.kernels import Kernels
+from fc_kernel.host.local import LocalHost
 from fc_kernel.machine.machine import Machine
 from fc_kernel.machine.start import KernelRequest
-from fc_kernel.sessions.session import KernelSession
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.resolve import Source, resolve
 from fc_kernel.settings.tenant import Tenant
@@ -33,17 +35,16 @@ class Kernel:
         given = {"monitor": "firecracker", "firecracker_path": str(program.path), "mem_size_mib": BARE_METAL_MEM_MIB}
         self.config = FcKernelConfig(config=Config({"FcKernelConfig": {**given, **config}}))
         self.engine = Engine()
-        endpoint_dir = RunDir.create(runtime_dir(), new_vm_id())
-        ip = str(endpoint_dir.path / "k")
-
-        async def make() -> KernelSession:
-            endpoints = ClientEndpoints(transport="ipc", ip=ip)
-            labels = {"kernel_id": endpoint_dir.path.name, "scope": scope}
-            return self.engine.open(
-                Tenant.of_this_process(self.config), endpoints, key=KEY, labels=labels, endpoint_dir=endpoint_dir
-            )
-
-        self.session = self.run(make())
+        tenant = Tenant.of_this_process(self.config)
+        # Also starts the forks that a cell asks for.
+        self._host = HostClient(LocalHost(tenant, Kernels(), engine=self.engine))
+        kernel_id = new_vm_id()
+        self._held = self.run(self._host.open(OpenKernel(kernel_id=kernel_id, key=KEY, scope=scope, lease_s=LEASE_S)))
+        self._held.keep()
+        session = self.engine.session_of(kernel_id)
+        assert session is not None
+        self.session = session
+        ip = self._held.endpoints.ip
         self.client = Client.at(ip, self.session.ports)
         self.client.__enter__()
 
@@ -64,5 +65,5 @@ class Kernel:
     def close(self) -> None:
         if not self.engine.loop.is_closed():
             self.client.__exit__()
-            self.run(self.session.aclose())
+            self.run(self._held.close())
             self.engine.close()
