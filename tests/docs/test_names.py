@@ -117,6 +117,15 @@ def test_links(page: Path) -> None:
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
 
 
+def test_labels_of_the_extension() -> None:
+    """A command of JupyterLab is called what its label says."""
+    sources = "\n".join(path.read_text() for path in (ROOT / "labextension/src").glob("commands.ts"))
+    text = " ".join("\n".join(page.read_text() for page in PAGES if page.parent.name in ("user", "admin")).split())
+    named = set(re.findall(r"(?<!\*)\*([A-Z][a-zA-Z: ]*MicroVM(?: [a-zA-Z: ]*)?|MicroVM [A-Z][a-zA-Z: ]*)\*", text))
+    assert named >= {"Show MicroVM Console"}
+    assert [name for name in named if f"trans.__('{name}')" not in sources] == []
+
+
 def test_settings_of_the_examples() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     objects = re.findall(r'"fc_kernel": (\{.*\})', text)
