@@ -19,7 +19,7 @@ async def finish(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        task.add_done_callback(_seen)
+        task.add_done_callback(_retrieve_error)
         await asyncio.wait({task})
         raise
 
@@ -52,7 +52,7 @@ async def off_loop(call: Callable[[], T], *, undo: Callable[[T], object] | None 
         raise
 
 
-def _seen(task: asyncio.Future[None]) -> None:
+def _retrieve_error(task: asyncio.Future[None]) -> None:
     """Take note of an error that nobody waits for any more."""
     if not task.cancelled():
         task.exception()

@@ -20,7 +20,7 @@ from ..wire import methods, operations
 from ..wire.ports import CHANNEL_PORTS, CONTROL_PORT, PROTOCOL_VERSION
 from . import system
 from .control import Control, RpcError
-from .freeze import Checkpoint
+from .freeze import KernelFreeze
 from .kernel import DEFAULT_PATH, LOOK_EVERY_S, Kernel
 from .loop import POLLIN, Loop
 from .relay import Relay
@@ -44,7 +44,7 @@ class Agent:
         self._context: zmq.Context[Any] = zmq.Context()
         self._control = Control(self._call)
         self._relays = {port: Relay(loop, channel) for channel, port in CHANNEL_PORTS.items()}
-        self._checkpoint = Checkpoint(
+        self._freeze = KernelFreeze(
             loop,
             self._relays.values(),
             self._control.notify,
@@ -59,14 +59,14 @@ class Agent:
             methods.KERNEL_SIGNAL: self._signal,
             methods.KERNEL_KILL: self._kill,
             methods.SYSTEM_SHUTDOWN: self._shutdown,
-            methods.ANSWER: self._checkpoint.answer,
+            methods.ANSWER: self._freeze.answer,
         }
         self._slow_methods: dict[str, Callable[[Params, Reply], None]] = {
             methods.KERNEL_START: self._start,
-            methods.FREEZE: self._checkpoint.freeze,
-            methods.RENEW: self._checkpoint.renew,
-            methods.THAW: self._checkpoint.thaw,
-            methods.REHEARSE: self._checkpoint.rehearse,
+            methods.FREEZE: self._freeze.freeze,
+            methods.RENEW: self._freeze.renew,
+            methods.THAW: self._freeze.thaw,
+            methods.REHEARSE: self._freeze.rehearse,
         }
         self._watch_children()
 
@@ -157,11 +157,11 @@ class Agent:
         try:
             kernel.prepare()
             if argv is None:
-                env[operations.AGENT_SOCKET_VARIABLE] = self._checkpoint.open(kernel, lambda: self._look(kernel))
+                env[operations.AGENT_SOCKET_VARIABLE] = self._freeze.open(kernel, lambda: self._look(kernel))
             kernel.start(argv, env, params.get("cwd") or home, params["key"])
-            self._checkpoint.started(kernel)
+            self._freeze.started(kernel)
         except OSError as error:
-            self._checkpoint.ended()
+            self._freeze.ended()
             raise RpcError(methods.KERNEL_ERROR, f"cannot start the kernel: {error}") from error
         self._kernel = kernel
         self._starting = reply
@@ -178,13 +178,13 @@ class Agent:
             self._attached = kernel
             for relay in self._relays.values():
                 relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
-        if kernel.waits and not self._checkpoint.has_thread:
+        if kernel.waits and not self._freeze.has_thread:
             return  # our own kernel says itself when it is ready
         reply, self._starting = self._starting, None
         reply({"pid": kernel.pid, "instance": kernel.instance})
 
     def _kernel_exited(self, kernel: Kernel) -> None:
-        self._checkpoint.ended()
+        self._freeze.ended()
         if self._starting is not None:
             reply, self._starting = self._starting, None
             said = "".join(f"\n  | {line}" for line in kernel.tail())

@@ -52,7 +52,7 @@ REST_TIMEOUT_S = 1.0
 RENEWAL_TIMEOUT_S = 30.0
 
 
-class Checkpoint:
+class KernelFreeze:
     """Freezes, renews and thaws one agent's kernel.
 
     ``participants`` take part beside the relays. ``notify(method, params)`` tells the host, and says whether it listens.

@@ -17,7 +17,7 @@ DEADLINE_S = 20.0
 RANGE = "100000-165535"
 
 
-def namespace_words() -> list[str]:
+def namespace_command() -> list[str]:
     """Words in front of a command that has to be root over the files that it makes, in namespaces of its own.
 
     Its mounts are seen by nobody else, and with its first process all others die. A user other than root is root there,
@@ -34,7 +34,7 @@ def refusal() -> str | None:
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
-                [*namespace_words(), "true"],
+                [*namespace_command(), "true"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -72,14 +72,14 @@ def remedy() -> str:
 
 
 def root_namespaces() -> list[str]:
-    """:func:`namespace_words` after a try.
+    """:func:`namespace_command` after a try.
 
     Raises :class:`~fc_kernel.errors.ImageBuildError` where a user other than root cannot have them. Root without that right
     (in a container, say) does without.
     """
     said = refusal()
     if said is None:
-        return namespace_words()
+        return namespace_command()
     if os.geteuid() == 0:
         return []
     raise ImageBuildError(f"an image is built in user namespaces, which are refused here ({said}): {remedy()}")

@@ -33,7 +33,7 @@ HOOKS_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakenSnapshot:
     """A published snapshot, and how long the kernel stood still for it."""
 
     snapshot: Snapshot
@@ -61,7 +61,7 @@ async def take(
     notebook: bytes | None = None,
     hooks: bool = True,
     on_resumed: Callable[[], Awaitable[None]] | None = None,
-) -> Taken:
+) -> TakenSnapshot:
     """Save the machine into a draft, let it go on, and publish the draft; the next diff is on the new snapshot.
 
     ``describe`` makes the manifest from what the agent told. The caller discards the draft when this fails: then the
@@ -97,7 +97,7 @@ async def take(
         machine.rebase(None)
         raise
     machine.rebase(snapshot, hold)
-    return Taken(snapshot, stood_still_s, frozen.hook_errors)
+    return TakenSnapshot(snapshot, stood_still_s, frozen.hook_errors)
 
 
 def _published(draft: Draft, publish: Callable[[], Snapshot]) -> tuple[Snapshot, Hold]:

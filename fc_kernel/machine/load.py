@@ -67,7 +67,7 @@ async def load(
         )
         host = host_for(choice, None).model_copy(update={"image": snapshot.manifest.image})
         machine = Machine(vmm, undo, origin, host)
-        machine.asleep = True
+        machine.needs_wake = True
         async with up_within(vmm, resolved.start_timeout_s):
             files, layers = snapshot.files, snapshot.layers
             if layers and Capability.LAYERS not in vmm.capabilities:

@@ -74,7 +74,7 @@ class Machine:
         self._unheard: list[tuple[str, dict[str, Any]]] = []
         self.on_agent_lost: Callable[[str, bool], None] = lambda _reason, _fatal: None
         #: Loaded, its kernel frozen, until somebody tells it who it is now.
-        self.asleep = False
+        self.needs_wake = False
         #: The highest number that a kernel process in it has had.
         self.last_instance = 0
         self.links = Links(vmm, on_notification=self._notified, on_lost=self._lost)

@@ -10,7 +10,7 @@ from ..settings.resolve import Resolved
 from ..wire.methods import ROLE_FORK, ROLE_STARTED
 from .agent_client import Role
 from .machine import Machine
-from .wake import Waking, wake
+from .wake import WakeRequest, wake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class KernelRequest:
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartedKernel:
     """A kernel process that runs: its number in the guest, its key, and what its hooks raised."""
 
     instance: int
@@ -31,25 +31,25 @@ class Begun:
     hook_errors: Sequence[str] = ()
 
 
-async def begin(machine: Machine, request: KernelRequest, *, generation: int) -> Begun:
+async def start_kernel(machine: Machine, request: KernelRequest, *, generation: int) -> StartedKernel:
     """Wake what a loaded machine has, or start a process with a number above those before it.
 
     Raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.LaunchError`.
     """
     errors: Sequence[str] = ()
-    if machine.asleep:
+    if machine.needs_wake:
         current = machine.origin.current
         role: Role = ROLE_STARTED if current is None else ROLE_FORK
-        waking = Waking(
+        wake_request = WakeRequest(
             role=role,
             generation=generation,
             name="" if current is None else current.name,
             env=request.env,
         )
-        errors = await wake(machine, waking, timeout_s=request.resolved.start_timeout_s)
+        errors = await wake(machine, wake_request, timeout_s=request.resolved.start_timeout_s)
         if (kernel := machine.origin.kernel) is not None:
             machine.last_instance = kernel.instance
-            return Begun(kernel.instance, kernel.key, errors)
+            return StartedKernel(kernel.instance, kernel.key, errors)
     instance = machine.last_instance + 1
     key = secrets.token_hex(16)
     await machine.agent.start_kernel(
@@ -60,4 +60,4 @@ async def begin(machine: Machine, request: KernelRequest, *, generation: int) ->
         timeout_s=request.resolved.start_timeout_s,
     )
     machine.last_instance = instance
-    return Begun(instance, key.encode(), errors)
+    return StartedKernel(instance, key.encode(), errors)

@@ -29,7 +29,7 @@ REHEARSAL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waking:
+class WakeRequest:
     """What a restored machine is to be."""
 
     role: Role
@@ -40,15 +40,15 @@ class Waking:
     reseed: bool = True
 
 
-async def wake(machine: Machine, waking: Waking, *, timeout_s: float = WAKE_TIMEOUT_S) -> Sequence[str]:
+async def wake(machine: Machine, request: WakeRequest, *, timeout_s: float = WAKE_TIMEOUT_S) -> Sequence[str]:
     """Renew a loaded machine, attach its connections and thaw its kernel. Returns what the user's hooks raised.
 
     Raises :class:`~fc_kernel.errors.NotReseeded` when the guest does not take fresh entropy, and
     :class:`~fc_kernel.errors.LaunchError` for whatever else goes wrong within ``timeout_s``: the caller must end the machine.
     """
     async with up_within(machine.vmm, timeout_s):
-        await _renew(machine, waking, timeout_s)
-        await machine.links.attach(waking.generation)
+        await _renew(machine, request, timeout_s)
+        await machine.links.attach(request.generation)
         return await _thaw(machine, timeout_s)
 
 
@@ -60,7 +60,7 @@ async def rehearse(machine: Machine) -> None:
     """
     generation = machine.origin.generation + 1
     async with up_within(machine.vmm, WAKE_TIMEOUT_S):
-        await _renew(machine, Waking(role=methods.ROLE_STARTED, generation=generation), WAKE_TIMEOUT_S)
+        await _renew(machine, WakeRequest(role=methods.ROLE_STARTED, generation=generation), WAKE_TIMEOUT_S)
         await _thaw(machine, WAKE_TIMEOUT_S)
     machine.origin.generation = generation
     try:
@@ -68,23 +68,23 @@ async def rehearse(machine: Machine) -> None:
     except AgentError as error:
         log.debug("VM %s does not rehearse: %s", machine.vmm.plan.vm_id, error)
     await machine.agent.freeze(hooks=False, hooks_timeout_s=REHEARSAL_TIMEOUT_S, timeout_s=WAKE_TIMEOUT_S)
-    machine.asleep = True
+    machine.needs_wake = True
 
 
-async def _renew(machine: Machine, waking: Waking, timeout_s: float) -> None:
+async def _renew(machine: Machine, request: WakeRequest, timeout_s: float) -> None:
     vmm = machine.vmm
     if vmm.state is VmmState.PAUSED:
         await vmm.resume()
     await machine.links.attach()
     renewal = Renewal(
-        role=waking.role,
-        generation=waking.generation,
-        name=waking.name,
+        role=request.role,
+        generation=request.generation,
+        name=request.name,
         hostname=f"vm-{vmm.plan.vm_id}",
         machine_id=secrets.token_hex(16),
         key=secrets.token_hex(16),
-        env={**waking.env, **machine.environment()},
-        reseed=waking.reseed,
+        env={**request.env, **machine.environment()},
+        reseed=request.reseed,
     )
     try:
         renewed = await _renewed(machine, renewal, timeout_s)
@@ -113,5 +113,5 @@ async def _renewed(machine: Machine, renewal: Renewal, timeout_s: float) -> Rene
 
 async def _thaw(machine: Machine, timeout_s: float) -> Sequence[str]:
     errors = await machine.agent.thaw(timeout_s=timeout_s)
-    machine.asleep = False
+    machine.needs_wake = False
     return errors

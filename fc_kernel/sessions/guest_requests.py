@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..api.calls import ForkResult
 from ..base.tasks import off_loop
 from ..errors import FcKernelError
-from ..machine.capture import Taken
+from ..machine.capture import TakenSnapshot
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
 from ..wire import operations
@@ -83,7 +83,7 @@ class Asked(Protocol):
     def incarnation(self) -> Incarnation | None:
         """The present one."""
 
-    async def take_snapshot(self, name: str | None, description: str) -> Taken:
+    async def take_snapshot(self, name: str | None, description: str) -> TakenSnapshot:
         """``%snapshot``."""
 
     async def restore(self, ref: str, *, same_seed: bool, asker: str | None) -> Snapshot:

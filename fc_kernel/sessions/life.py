@@ -21,7 +21,7 @@ from ..channels.synthesized import Rollback
 from ..errors import AgentError, AgentUnreachable, FcKernelError, KernelStartError, MonitorError, StateError
 from ..machine.agent_client import AGENT_TIMEOUT_S
 from ..machine.machine import Machine
-from ..machine.start import KernelRequest, begin
+from ..machine.start import KernelRequest, start_kernel
 from ..settings.spec import SnapshotRef
 from ..supply.supply import Supply
 from ..wire.methods import KERNEL_EXITED, KERNEL_REQUEST
@@ -232,10 +232,10 @@ class KernelLife(ABC):
         self._exit.begin()
         machine.listen(None)
         try:
-            begun = await begin(machine, request, generation=incarnation.generation)
-            incarnation = replace(incarnation, instance=begun.instance, key=begun.key)
+            started = await start_kernel(machine, request, generation=incarnation.generation)
+            incarnation = replace(incarnation, instance=started.instance, key=started.key)
             self._inhabit(incarnation)
-            for error in begun.hook_errors:
+            for error in started.hook_errors:
                 log.warning("kernel %s: on_restore: %s", self.kernel_id, error)
             await self.attach(incarnation)
         except AgentError as error:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from ..channels.synthesized import Rollback
 from ..errors import SnapshotError
-from ..machine.wake import Waking, wake
+from ..machine.wake import WakeRequest, wake
 from ..settings.resolve import Resolved
 from ..snapshots.snapshot import Snapshot
 from ..supply.supply import Supply
@@ -38,10 +38,10 @@ async def load_and_wake(
         if saved is None:
             raise SnapshotError(f"the snapshot {snapshot.name!r} holds no kernel that could go on")
         generation = max(now.generation, machine.origin.generation) + 1
-        waking = Waking(
+        wake_request = WakeRequest(
             role=ROLE_RESTORED, generation=generation, name=snapshot.name, reseed=not same_seed, env=dict(env)
         )
-        hook_errors = await wake(machine, waking)
+        hook_errors = await wake(machine, wake_request)
         kernel = machine.origin.kernel or saved
         machine.last_instance = kernel.instance
         rollback = Rollback(

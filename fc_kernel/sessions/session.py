@@ -17,7 +17,7 @@ from ..base.tasks import off_loop
 from ..channels.endpoints import ClientEndpoints
 from ..channels.synthesized import Rollback
 from ..errors import FcKernelError, LimitError, StateError
-from ..machine.capture import Taken
+from ..machine.capture import TakenSnapshot
 from ..settings.resolve import Resolved
 from ..snapshots.snapshot import Snapshot
 from ..supply.supply import Supply
@@ -84,12 +84,12 @@ class KernelSession(KernelLife):
 
     async def take_snapshot(
         self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
-    ) -> Taken:
+    ) -> TakenSnapshot:
         """Save the machine as it is; raises :class:`~fc_kernel.errors.FcKernelError`, and the kernel goes on."""
         async with self._lock:
             return await self._take(name, description, notebook)
 
-    async def _take(self, name: str | None, description: str = "", notebook: bytes | None = None) -> Taken:
+    async def _take(self, name: str | None, description: str = "", notebook: bytes | None = None) -> TakenSnapshot:
         """Within the lock."""
         self._running_incarnation()
         with self._held(Cause.PAUSE):

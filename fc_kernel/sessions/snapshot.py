@@ -26,7 +26,7 @@ async def take(
     scope: str,
     labels: Mapping[str, str],
     on_resumed: Callable[[], Awaitable[None]],
-) -> capture.Taken:
+) -> capture.TakenSnapshot:
     """Save the machine of a kernel as it is now; the caller holds the session's lock.
 
     ``running`` gives the incarnation, or raises because there is none any more. ``on_resumed`` is awaited when the kernel runs

@@ -45,14 +45,14 @@ class ProcessFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ourselves:
+class OwnProcess:
     """What a jailed process must not share with us."""
 
     uid: int
     root: tuple[int, int]
 
     @classmethod
-    def now(cls) -> Ourselves:
+    def now(cls) -> OwnProcess:
         """This process."""
         found = Path("/").stat()
         return cls(uid=os.geteuid(), root=(found.st_dev, found.st_ino))
@@ -66,7 +66,7 @@ class Isolation:
     missing: tuple[str, ...] = ()
 
 
-def judge(facts: ProcessFacts, ourselves: Ourselves, *, without_kvm: Tier = Tier.NONE) -> Isolation:
+def judge(facts: ProcessFacts, own: OwnProcess, *, without_kvm: Tier = Tier.NONE) -> Isolation:
     """The tier that follows from the facts; ``without_kvm`` is what the monitor gives when KVM does not run its guest.
 
     ``jailed`` needs all of it: a VM of KVM's, a uid that is neither ours nor root's, a root directory of its own, no
@@ -78,9 +78,9 @@ def judge(facts: ProcessFacts, ourselves: Ourselves, *, without_kvm: Tier = Tier
     wanted = {
         "it runs no VM of KVM's": facts.runs_kvm,
         "it has no thread that could be looked at": bool(threads),
-        "it runs under a uid of ours or of root's": not uids & {0, ourselves.uid},
+        "it runs under a uid of ours or of root's": not uids & {0, own.uid},
         "it runs under root's group": 0 not in gids,
-        "its root directory is ours, or cannot be seen": facts.root not in (None, ourselves.root),
+        "its root directory is ours, or cannot be seen": facts.root not in (None, own.root),
         "it has capabilities": not any(thread.capabilities for thread in threads),
         "it may gain privileges": all(thread.no_new_privs for thread in threads),
         "not every thread has a seccomp filter": all(thread.seccomp == SECCOMP_FILTER for thread in threads),
@@ -129,7 +129,7 @@ def isolation_of(pid: int, *, without_kvm: Tier = Tier.NONE, proc: Path | None =
 
     The caller knows by a pidfd that the process still is the one it means.
     """
-    return judge(read_facts((proc or PROC) / str(pid)), Ourselves.now(), without_kvm=without_kvm)
+    return judge(read_facts((proc or PROC) / str(pid)), OwnProcess.now(), without_kvm=without_kvm)
 
 
 def read_facts(directory: Path) -> ProcessFacts:

@@ -198,7 +198,7 @@ class MonitorProcess:
         async with asyncio.timeout(REAP_DEADLINE_S):
             return await self.wait()
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Stop watching, and leave a detached process running for whoever attaches to it; nothing happens if it has ended.
 
         Raises :class:`~fc_kernel.errors.StateError` for a bound one, which would end with us.

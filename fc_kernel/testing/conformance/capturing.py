@@ -12,7 +12,7 @@ from .bench import Bench, nothing_runs_in
 from .check import check
 from .expecting import expect
 from .guest import Connection, within
-from .snapshots import goes_on, is_refused
+from .snapshots import continues_from, is_refused
 
 #: Much more than any buffer on the way holds, so that something is on its way whenever the guest is paused.
 VOLUME_BYTES = 3 << 20
@@ -44,7 +44,7 @@ async def files_are_whole_when_written(bench: Bench) -> None:
             await within(guest.vmm.written(), "written()")
         bench.knows(guest.vmm, files)
         async with bench.loaded(files) as copy:
-            goes_on(await copy.counters(), before, "the guest loaded from what was written while its source ran")
+            continues_from(await copy.counters(), before, "the guest loaded from what was written while its source ran")
 
 
 @check(Capability.SNAPSHOT)

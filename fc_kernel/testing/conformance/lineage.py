@@ -12,7 +12,7 @@ from .bench import Bench, nothing_runs_in
 from .check import check
 from .expecting import expect, refused
 from .guest import Counters, Guest
-from .snapshots import SUNK_BYTES, goes_on, is_refused
+from .snapshots import SUNK_BYTES, continues_from, is_refused
 
 #: As many diffs, one on the other; and those of them that are loaded.
 CHAIN, LOADED = 25, (1, 12, 25)
@@ -63,7 +63,7 @@ async def chain_of_diffs_is_loaded_anywhere(bench: Bench) -> None:
         vmstate, before = states[count - 1]
         files, more = chain.load(vmstate, count)
         async with bench.loaded(files, **more) as copy:
-            goes_on(await copy.counters(), before, f"the guest loaded from {count} diffs")
+            continues_from(await copy.counters(), before, f"the guest loaded from {count} diffs")
             await copy.echoes(os.urandom(50_000))
 
 
@@ -90,11 +90,11 @@ async def children_have_children(bench: Bench) -> None:
             await child.echoes()
         files, more = chain.load(diff.vmstate, len(chain.layers))
     async with bench.loaded(files, **more) as last:
-        goes_on(await last.counters(), before, "the last of the generations")
+        continues_from(await last.counters(), before, "the last of the generations")
         whole = bench.new_files("generation-whole")
         before = await bench.save(last, whole)
     async with bench.loaded(whole) as copy:
-        goes_on(await copy.counters(), before, "the full snapshot of the last of the generations")
+        continues_from(await copy.counters(), before, "the full snapshot of the last of the generations")
 
 
 @check(Capability.SNAPSHOT, Capability.DIFF_SNAPSHOT)

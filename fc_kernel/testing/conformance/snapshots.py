@@ -21,7 +21,7 @@ from .guest import Counters, Guest, within
 SUNK_BYTES = 12_345
 
 
-def goes_on(now: Counters, before: Counters, what: str) -> None:
+def continues_from(now: Counters, before: Counters, what: str) -> None:
     """The guest is the one that was saved, at that time or a little later."""
     expect(now.sunk_bytes == before.sunk_bytes, f"{what} had swallowed {now.sunk_bytes} bytes, not {before.sunk_bytes}")
     expect(now.counter >= before.counter, f"{what} counts {now.counter}; before the snapshot it was {before.counter}")
@@ -38,9 +38,9 @@ async def full_snapshot_is_loaded_where_it_was(bench: Bench) -> None:
         expect(files.vmstate.stat().st_size > 0, "vmstate is empty")
         async with bench.loaded(files) as copy:
             expect(copy.vmm.state is VmmState.RUNNING, f"the loaded VM's state is {copy.vmm.state}")
-            goes_on(await copy.counters(), before, "the loaded guest")
+            continues_from(await copy.counters(), before, "the loaded guest")
             await copy.sink(b"only here")
-            goes_on(await source.counters(), before, "the source")
+            continues_from(await source.counters(), before, "the source")
             await asyncio.gather(source.echoes(os.urandom(50_000)), copy.echoes(os.urandom(50_000)))
 
 
@@ -82,7 +82,7 @@ async def diff_snapshot_completes_its_base(bench: Bench) -> None:
         later = await bench.save(source, diff, kind="diff")
         expect(diff.mem.stat().st_blocks * 512 < base.mem.stat().st_size, "the diff is as large as the memory")
         async with bench.loaded(_completed(bench, base, diff)) as copy:
-            goes_on(await copy.counters(), later, "the guest loaded from base and diff")
+            continues_from(await copy.counters(), later, "the guest loaded from base and diff")
 
 
 def _completed(bench: Bench, base: SnapshotFiles, diff: SnapshotFiles) -> SnapshotFiles:
@@ -108,7 +108,7 @@ async def loaded_guest_can_be_saved_again(bench: Bench) -> None:
         await copy.vmm.resume()
         await copy.echoes()
     async with bench.loaded(again) as grandchild:
-        goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's snapshot")
+        continues_from(await grandchild.counters(), before, "the guest loaded from a loaded guest's snapshot")
 
 
 @check(Capability.SNAPSHOT, Capability.DIFF_SNAPSHOT)
@@ -119,7 +119,7 @@ async def loaded_guest_has_its_snapshot_as_the_base(bench: Bench) -> None:
         await copy.sink(os.urandom(SUNK_BYTES))
         before = await bench.save(copy, diff, kind="diff")
     async with bench.loaded(_completed(bench, base, diff)) as grandchild:
-        goes_on(await grandchild.counters(), before, "the guest loaded from a loaded guest's diff")
+        continues_from(await grandchild.counters(), before, "the guest loaded from a loaded guest's diff")
 
 
 @check(Capability.SNAPSHOT)
@@ -143,7 +143,7 @@ async def cancelled_snapshot_leaves_no_file(bench: Bench) -> None:
         after = bench.new_files("after-cancelled")
         before = await bench.save(guest, after)
         async with bench.loaded(after) as copy:
-            goes_on(await copy.counters(), before, "the guest loaded from the next snapshot")
+            continues_from(await copy.counters(), before, "the guest loaded from the next snapshot")
 
 
 @check(Capability.SNAPSHOT)

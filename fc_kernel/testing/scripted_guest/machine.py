@@ -43,7 +43,7 @@ class ConformanceMachine(ConformanceServices):
         return {"counter": self.counter, "sunk": self.sunk}
 
 
-class _Known:
+class _TrackingHandler:
     """A handler whose streams are known to the machine."""
 
     def __init__(self, handler: Handler, streams: set[Stream]) -> None:
@@ -127,7 +127,7 @@ class Machine:
 
     def _accept(self, port: int) -> Handler | None:
         handler = self._service.accept(port)
-        return handler if handler is None else _Known(handler, self._streams)
+        return handler if handler is None else _TrackingHandler(handler, self._streams)
 
     def _claim(self, interfaces: dict[str, str]) -> None:
         for device in interfaces.values():

@@ -125,7 +125,7 @@ class QemuVmm(ProcessVmm):
                     await self._spawn(loading.plan, mem=loading.mem, devices=loading.devices)
                     if snapshot.layers:
                         memory = await self._guest_memory()
-                        await _blocking(lambda: loading.lay_over(memory))
+                        await _blocking(lambda: loading.write_layers(memory))
                     assert self._monitor is not None  # noqa: S101 - spawned
                     await self._monitor.load_devices(loading.devices)
                 finally:

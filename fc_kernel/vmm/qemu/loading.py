@@ -49,7 +49,7 @@ class Loading:
         for layer in self._layers:
             self.reference.learn(layer)
 
-    def lay_over(self, memory: GuestMemory) -> None:
+    def write_layers(self, memory: GuestMemory) -> None:
         """Write the layers into the process's memory, oldest first."""
         for layer in self._layers:
             for regions, data in layer.blocks():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fc_kernel.guest.control import RpcError
-from fc_kernel.guest.freeze import Checkpoint
+from fc_kernel.guest.freeze import KernelFreeze
 from fc_kernel.guest.loop import Loop
 from fc_kernel.wire.methods import ENTROPY_REFUSED
 
@@ -31,10 +31,10 @@ class Refusing:
 def test_without_entropy_nothing_goes_on() -> None:
     machine = Refusing()
     answers: list[Any] = []
-    checkpoint = Checkpoint(Loop(), [], lambda _method, _params: True, machine=machine, is_init=False)
+    freeze = KernelFreeze(Loop(), [], lambda _method, _params: True, machine=machine, is_init=False)
     params = {"role": "fork", "name": "s1", "key": "k", "entropy_b64": "QUFB", "time": 0.0, "hostname": "h"}
     params.update(generation=2, env={}, reseed=True)
     with pytest.raises(RpcError, match="refused the entropy") as refused:
-        checkpoint.renew({**params, "machine_id": "m"}, answers.append)
+        freeze.renew({**params, "machine_id": "m"}, answers.append)
     assert refused.value.code == ENTROPY_REFUSED
     assert (machine.changed, answers) == ([], [])

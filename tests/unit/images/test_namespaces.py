@@ -11,7 +11,7 @@ import pytest
 
 from fc_kernel.errors import ImageBuildError
 from fc_kernel.images import namespaces
-from fc_kernel.images.namespaces import namespace_words, refusal, root_namespaces
+from fc_kernel.images.namespaces import namespace_command, refusal, root_namespaces
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def says(program: Path, script: str) -> None:
 def test_namespaces_that_can_be_had(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(program, f'echo "$@" >{program}.words')
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert root_namespaces() == namespace_words()
+    assert root_namespaces() == namespace_command()
     assert "--user" not in Path(f"{program}.words").read_text()
     monkeypatch.setattr(os, "geteuid", lambda: 1)
-    assert root_namespaces() == namespace_words()
+    assert root_namespaces() == namespace_command()
     assert "--user --map-root-user --map-auto -- true" in Path(f"{program}.words").read_text()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fc_kernel.machine.agent_client import Renewal, Renewed, hook_errors
 from fc_kernel.machine.machine import GuestKernel, Origin
-from fc_kernel.machine.wake import Waking, wake
+from fc_kernel.machine.wake import WakeRequest, wake
 from fc_kernel.vmm.base import VmmState
 
 
@@ -43,10 +43,12 @@ class Attached:
         self.agent.done.append(f"attach {generation}")
 
 
-def asleep(agent: Agent) -> Any:
+def loaded_machine(agent: Agent) -> Any:
     vmm = SimpleNamespace(state=VmmState.RUNNING, plan=SimpleNamespace(vm_id="abc"), console_tail=list)
     origin = Origin("snapshot", kernel=GuestKernel(3, b"the snapshot's", 7, "cell"))
-    return SimpleNamespace(vmm=vmm, origin=origin, agent=agent, links=Attached(agent), asleep=True, environment=dict)
+    return SimpleNamespace(
+        vmm=vmm, origin=origin, agent=agent, links=Attached(agent), needs_wake=True, environment=dict
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,16 +56,16 @@ def asleep(agent: Agent) -> Any:
 )
 async def test_the_key_is_a_new_one_unless_the_guest_says_otherwise(said: object) -> None:
     agent = Agent(said)
-    machine = asleep(agent)
-    await wake(machine, Waking(role="restored", generation=2))
+    machine = loaded_machine(agent)
+    await wake(machine, WakeRequest(role="restored", generation=2))
     assert machine.origin.kernel == GuestKernel(3, agent.key.encode(), 7, "cell")
-    assert not machine.asleep
+    assert not machine.needs_wake
 
 
 async def test_a_kernel_that_cannot_take_one_keeps_its_own() -> None:
     agent = Agent({"instance": 3, "rekeyed": False}, {"hook_errors": ["x"]})
-    machine = asleep(agent)
-    assert await wake(machine, Waking(role="restored", generation=2)) == ("x",)
+    machine = loaded_machine(agent)
+    assert await wake(machine, WakeRequest(role="restored", generation=2)) == ("x",)
     assert agent.done == ["attach None", "renew as restored 2", "attach 2", "thaw"]
     assert machine.origin.kernel == GuestKernel(3, b"the snapshot's", 7, "cell")
-    assert not machine.asleep
+    assert not machine.needs_wake

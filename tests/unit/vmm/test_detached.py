@@ -162,8 +162,8 @@ async def test_letting_go_leaves_it_running(run_dir: Path) -> None:
     spawned.record(run_dir)
     waiting = asyncio.ensure_future(spawned.process.wait())
     await asyncio.sleep(0)
-    spawned.process.let_go()
-    spawned.process.let_go()
+    spawned.process.detach()
+    spawned.process.detach()
     with pytest.raises(StateError, match="let go"):
         await waiting
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
@@ -185,7 +185,7 @@ def run_path_of(run_dir: Path) -> Path:
 async def test_a_bound_one_cannot_be_let_go(run_dir: Path) -> None:
     process = MonitorProcess.spawn(Launch(argv=["sleep", "600"], limits=LIMITS), cwd=run_dir, console=ConsoleRing())
     with pytest.raises(StateError, match="cannot be let go"):
-        process.let_go()
+        process.detach()
     await process.aclose()
 
 

@@ -18,7 +18,7 @@ from fc_kernel.vmm import isolation
 from fc_kernel.vmm.isolation import (
     KVM_VM,
     Isolation,
-    Ourselves,
+    OwnProcess,
     ProcessFacts,
     ThreadFacts,
     count_programs,
@@ -55,7 +55,7 @@ MAPS = """7f1c6d1f7000-7f1c6d200000 r--p 00000000 08:01 3670165                 
 7ffd3b5f8000-7ffd3b5fa000 r-xp 00000000 00:00 0                          [vdso]
 """
 LIBRARY = "7f1c6d600000-7f1c6d700000 r-xp 00026000 08:01 1835018                    /lib/x86_64-linux-gnu/libc.so.6\n"
-OURS = Ourselves(uid=1000, root=(1, 2))
+OURS = OwnProcess(uid=1000, root=(1, 2))
 THREAD = ThreadFacts(uids=frozenset({30001}), gids=frozenset({30002}), capabilities=0, seccomp=2, no_new_privs=True)
 JAILED = ProcessFacts(threads=(THREAD, THREAD), root=(1, 99), runs_kvm=True, programs=1)
 
@@ -193,7 +193,7 @@ def test_a_real_process_of_ours() -> None:
         facts = read_facts(isolation.PROC / str(process.pid))
         found = isolation_of(process.pid)
         process.communicate(b"\n")
-    assert facts.root == Ourselves.now().root
+    assert facts.root == OwnProcess.now().root
     assert facts.threads
     assert all(thread.uids == {os.geteuid()} for thread in facts.threads)
     assert not facts.runs_kvm
