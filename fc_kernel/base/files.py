@@ -1,4 +1,4 @@
-"""Reading small files that others may have made: only a regular file, no more of it than a limit, and never waiting."""
+"""Reading small files that others may have written: only regular files, only up to a limit, and never blocking."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
     """The content of a regular file; ``follow`` is whether ``path`` may be a symbolic link.
 
-    Raises :class:`OSError`: also for what is no regular file (a FIFO would make the reader wait for ever) and for one that
-    is larger than ``most_bytes``.
+    Raises :class:`OSError`, also when it is not a regular file (a FIFO would block the reader for ever) or is larger than
+    ``most_bytes``.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags)
@@ -23,7 +23,7 @@ def read_regular(path: Path, most_bytes: int, *, follow: bool = True) -> bytes:
         if found.st_size > most_bytes:
             raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            # One more than there was, so that a file which grows meanwhile is seen.
+            # One byte more than the size, so that a file that grows meanwhile is noticed.
             data = file.read(found.st_size + 1)
     finally:
         os.close(descriptor)

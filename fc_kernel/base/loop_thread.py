@@ -1,4 +1,4 @@
-"""A thread with an event loop of its own, which coroutines of other threads are given to."""
+"""A thread with its own event loop, on which other threads run coroutines."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LoopThread:
             raise StateError("the engine is closed") from None
 
     def stop(self, last: Coroutine[Any, Any, None], *, deadline_s: float) -> bool:
-        """Run ``last``, cancel all other tasks, and end the thread; whether that was done within ``deadline_s``."""
+        """Run ``last``, cancel all other tasks and end the thread; returns whether that was done within ``deadline_s``."""
         in_time = True
         try:
             asyncio.run_coroutine_threadsafe(self._end(last), self._loop).result(deadline_s)
@@ -70,11 +70,11 @@ class LoopThread:
 
     async def _end(self, last: Coroutine[Any, Any, None]) -> None:
         await last
-        # Whoever still waits for something here gets a cancellation instead of silence.
+        # Whoever still waits for a task of this loop is cancelled, instead of waiting for ever.
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         with contextlib.suppress(RuntimeError):
-            # When the interpreter ends its threads are gone already, and no new one can be started to wait for them.
+            # At interpreter exit the worker threads are gone already, and no thread can be started to wait for them.
             await self._loop.shutdown_default_executor()

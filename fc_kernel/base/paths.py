@@ -1,4 +1,4 @@
-"""Where things live on the host: run directories, images, caches; and the checks that make a run directory private."""
+"""Where files live on the host: run directories, images, caches; and the checks that keep a run directory private."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..errors import RunDirError
 
 #: ``sun_path`` has 108 bytes with the closing NUL (``man 7 unix``).
 MAX_SOCKET_PATH_BYTES = 107
-#: The longest file name that a socket in a run directory gets, with the slash before it.
+#: The longest file name of a socket in a run directory, with the slash before it.
 LONGEST_SOCKET_NAME = 16
 LOCK_NAME = "owner.lock"
-#: A directory without its lock is being made or removed, or its owner died over that; the first takes milliseconds.
+#: A directory without its lock is being created or removed, which takes milliseconds, or its owner died while doing so.
 UNLOCKED_AGE_S = 60.0
 
 
 def runtime_dir() -> Path:
     """The directory at :func:`runtime_path`.
 
-    It is made with mode 0700. Raises :class:`~fc_kernel.errors.RunDirError` if it is not a directory of ours alone, or so
-    deep that a socket in it would have too long a path.
+    It is created with mode 0700. Raises :class:`~fc_kernel.errors.RunDirError` if others can use it, or if its path is too
+    long for a socket in it.
     """
     return private_dir(runtime_path())
 
 
 def private_dir(path: Path) -> Path:
-    """The directory of all run directories, made if need be; raises as :func:`runtime_dir`."""
+    """The directory of all run directories, created if missing; raises as :func:`runtime_dir`."""
     longest = len(os.fsencode(path)) + 1 + VM_ID_BYTES * 2 + LONGEST_SOCKET_NAME
     if longest > MAX_SOCKET_PATH_BYTES:
         raise RunDirError(
@@ -63,12 +63,12 @@ def runtime_path() -> Path:
 
 
 def data_dir() -> Path:
-    """Directory of images and installed monitors: ``FC_KERNEL_DATA_DIR``, or as XDG has it. Not made here."""
+    """Directory of images and installed monitors: ``FC_KERNEL_DATA_DIR``, or as XDG defines it. Not created here."""
     return _xdg("FC_KERNEL_DATA_DIR", "XDG_DATA_HOME", ".local/share")
 
 
 def cache_dir() -> Path:
-    """Directory of what can be made again: ``FC_KERNEL_CACHE_DIR``, or as XDG has it. Not made here."""
+    """Directory of files that can be rebuilt: ``FC_KERNEL_CACHE_DIR``, or as XDG defines it. Not created here."""
     return _xdg("FC_KERNEL_CACHE_DIR", "XDG_CACHE_HOME", ".cache")
 
 
@@ -96,9 +96,9 @@ class RunDir:
 
     @classmethod
     def create(cls, run_dir: Path, vm_id: str) -> RunDir:
-        """Make a fresh directory below ``run_dir``; raises :class:`~fc_kernel.errors.RunDirError`."""
+        """Create a directory below ``run_dir``; raises :class:`~fc_kernel.errors.RunDirError`."""
         path = private_dir(run_dir) / vm_id
-        # It gets its name when the lock is held: a reaper that finds it without one would take it for an orphan's.
+        # It gets its name once the lock is held: a reaper would take a directory without one for an orphan's.
         staged = path.with_name(f".{vm_id}")
         try:
             staged.mkdir(mode=0o700)
@@ -115,7 +115,7 @@ class RunDir:
         return cls(path, lock)
 
     def remove(self) -> None:
-        """Remove the directory and let go of the lock; nothing happens the second time."""
+        """Remove the directory and release the lock; may be called twice."""
         if self._lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
@@ -125,8 +125,8 @@ class RunDir:
 def owner_is_dead(path: Path) -> int | None:
     """Take the lock of a run directory whose owner is gone: its descriptor, or ``None`` while an owner lives.
 
-    A directory without a lock file has lost it to an unfinished removal, one that is not named yet is being made; both
-    count as an orphan's after a minute. What has no lock file is locked itself.
+    A directory without a lock file is left from an unfinished removal, one without its final name is being created; after
+    a minute both count as orphans. Where there is no lock file, the directory itself is locked.
     """
     try:
         young = abs(time.time() - path.lstat().st_mtime) < UNLOCKED_AGE_S
@@ -134,7 +134,7 @@ def owner_is_dead(path: Path) -> int | None:
         if lock is None and not young:
             lock = _open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return None  # it cannot be told, for want of descriptors, say
+        return None  # unknown, for example for want of descriptors
     if lock is None:
         return None
     try:
@@ -143,14 +143,14 @@ def owner_is_dead(path: Path) -> int | None:
     except OSError:
         removed = True
     if removed:
-        # By its owner or another reaper, since we opened it.
+        # Its owner or another reaper removed it after we had opened it.
         os.close(lock)
         return None
     return lock
 
 
 def _open(path: Path, flags: int) -> int | None:
-    """A descriptor; ``None`` where nothing of the kind is, or something else instead."""
+    """A descriptor; ``None`` where the path does not exist or is of another kind."""
     try:
         return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Tasks that must not be cut off half-way, the background tasks of an owner, and blocking calls that run in threads."""
+"""Tasks that must run to their end, background tasks of an owner, and blocking calls in threads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Await ``work``; when cancelled, wait for it to end, so that its effects are known, and only then raise.
+    """Await ``work``; when cancelled, first wait for it to end, so that its effects are known, and then raise.
 
-    For a request that a monitor has got: cancelling who sent it cannot take it back. It ends soon by itself, or by the
-    monitor's end. A second cancellation does not wait.
+    For a request to a monitor: cancelling the sender cannot take it back. It ends soon by itself, or when the monitor
+    ends. A second cancellation does not wait.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -25,15 +25,15 @@ async def finish(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def off_loop(call: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
-    """The result of a blocking call, which is made in a thread.
+    """Run a blocking call in a thread and return its result.
 
-    Whoever is cancelled does not wait for the call's end; what it still returns goes to ``undo``, in a thread as well.
+    A cancelled caller does not wait for the call to end; its late result is passed to ``undo``, also in a thread.
     """
     loop = asyncio.get_running_loop()
     try:
         future = loop.run_in_executor(None, call)
     except RuntimeError:
-        # The interpreter ends, and no thread can be started any more.
+        # The interpreter is exiting, and no thread can be started any more.
         return call()
 
     def unclaimed(done: asyncio.Future[T]) -> None:
@@ -53,13 +53,13 @@ async def off_loop(call: Callable[[], T], *, undo: Callable[[T], object] | None 
 
 
 def _retrieve_error(task: asyncio.Future[None]) -> None:
-    """Take note of an error that nobody waits for any more."""
+    """Retrieve an error that nobody awaits any more, so that asyncio does not report it."""
     if not task.cancelled():
         task.exception()
 
 
 class TaskSet:
-    """Background tasks of one owner, none of which fails unheard: ``failed(name, error)`` is told."""
+    """Background tasks of one owner. ``failed(name, error)`` is called for each that fails."""
 
     def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
         self._failed = failed
@@ -70,7 +70,7 @@ class TaskSet:
         return len(self._tasks)
 
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
-        """Run a coroutine on the running loop; once the set is closed, nothing is run, and ``None`` returned."""
+        """Run a coroutine on the running loop; a closed set runs nothing and returns ``None``."""
         if self._closed:
             coroutine.close()
             return None
@@ -86,12 +86,12 @@ class TaskSet:
             self._failed(task.get_name(), error)
 
     def close(self) -> None:
-        """Cancel all, and start none any more; :meth:`wait` waits for their ends."""
+        """Cancel all tasks and start no more; :meth:`wait` waits for them to end."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
 
     async def wait(self) -> None:
-        """Wait until none is left, those included that are started in the meantime."""
+        """Wait until no task is left, including those that are started in the meantime."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))

@@ -1,8 +1,7 @@
-"""Which files were hashed lately and are unchanged since, so that a start need not read half a gigabyte again.
+"""Digests of files that have not changed since they were hashed, so that a start need not read half a gigabyte again.
 
-A record holds for one file in one state: device, inode, size, and the times of the last change of its content and of its
-inode. Content that changed with none of these changing (a failing disk, someone writing to the raw device) is found when
-the record has expired, or by ``fc-kernel image show``.
+A record holds for one file in one state: device, inode, size, mtime and ctime. Content that changes without any of these
+(a failing disk, a write to the raw device) is found when the record expires, or by ``fc-kernel image show``.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 FILE_NAME = "digests.json"
-#: Bounds for how long a change that left no trace in the inode stays unseen.
+#: Bounds how long a change that leaves no trace in the inode stays unnoticed.
 VALID_FOR_S = 24 * 3600
-#: A file that changed this recently may change again within the clock tick of its inode, unseen.
+#: A file that changed this recently may change again within the same clock tick of its inode, unnoticed.
 SETTLED_AFTER_S = 2
-#: Longer than a tick of the kernel's clock (10 ms at 100 Hz): what changes after it has another time in its inode.
+#: Longer than a tick of Linux's clock (10 ms at 100 Hz): a later change has another time in its inode.
 TICK_S = 0.02
-#: A few files an image or a snapshot; a file larger than this is not ours.
+#: Room for a few files of each image or snapshot; we write no larger file of records.
 MAX_FILE_BYTES = 1 << 20
 
 Records = dict[str, tuple[str, float]]
 
 
 class VerifiedFiles:
-    """Digests of files that were hashed lately, recorded in a file of a cache directory."""
+    """Digests of recently hashed files, recorded in one file of a cache directory."""
 
     def __init__(self, cache_dir: Path, name: str = FILE_NAME) -> None:
         self._path = cache_dir / name
@@ -47,13 +46,13 @@ class VerifiedFiles:
     ) -> str:
         """As :meth:`sha256_of`, of an open file that is at its start.
 
-        ``digest`` is another digest than SHA-256, with a name of its own as ``kind`` that ends with a slash. With
-        ``patient`` a file that has just changed is remembered as well, after a moment's wait.
+        ``digest`` replaces SHA-256; ``kind`` is its name in the records and ends with a slash. With ``patient``, a file
+        that has just changed is recorded too, after a short wait.
         """
         before = os.fstat(descriptor)
         if known := self._read().get(kind + _key(before)):
             return known[0]
-        # A file system that counts in seconds shows it: there a tick is too short.
+        # A file system whose times are whole seconds: one tick is too short there.
         patient = patient and before.st_ctime_ns % 10**9 != 0
         if patient and abs(time.time() - before.st_ctime) <= TICK_S:
             time.sleep(TICK_S)
@@ -67,7 +66,7 @@ class VerifiedFiles:
 
     @contextlib.contextmanager
     def kept(self, descriptors: Iterable[int]) -> Iterator[None]:
-        """Around what changes the files' inodes and not their content (links, names, modes): what was known stays known."""
+        """Keep the records valid while the block changes the files' inodes but not their content (links, names, modes)."""
         with self._locked():
             records = self._read()
             before = {descriptor: os.fstat(descriptor) for descriptor in descriptors} if records else {}
@@ -79,14 +78,14 @@ class VerifiedFiles:
                     now = os.fstat(descriptor)
                     same = (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
                     for key in _records_of(records, was):
-                        # A file with no name left is nobody's any more.
+                        # No name is left: nobody can open the file any more.
                         if same and now.st_nlink and _key(now) != _key(was):
                             moved[key.removesuffix(_key(was)) + _key(now)] = records.pop(key)
                 if moved:
                     self._write({**records, **moved})
 
     def _read(self) -> Records:
-        """The records that are still valid; none at all if anybody else could have written them."""
+        """The records that are still valid; none if anybody else could have written them."""
         try:
             with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
                 found = os.fstat(file.fileno())
@@ -103,7 +102,7 @@ class VerifiedFiles:
             return {}
 
     def _write(self, records: Records) -> None:
-        # Without the records everything works as well, only slower.
+        # Everything works without the records, only slower.
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor, staged = tempfile.mkstemp(dir=self._path.parent)
@@ -117,7 +116,7 @@ class VerifiedFiles:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One at a time reads and writes the records, so that none is lost; without a directory there are none."""
+        """Hold the lock of the records, so that no update is lost; without a directory there are no records."""
         lock = -1
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,5 +139,5 @@ def _key(found: os.stat_result) -> str:
 
 
 def _records_of(records: Records, found: os.stat_result) -> list[str]:
-    """The keys of a file's records, of every kind."""
+    """The keys of all records of a file."""
     return [key for key in records if key.rpartition("/")[2] == _key(found)]

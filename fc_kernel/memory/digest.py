@@ -1,7 +1,7 @@
-"""The digest of a memory: of its blocks that are not all zero, with their places, so that holes cost nothing.
+"""The digest of a memory file: it covers the blocks that are not all zero and their positions, so that holes cost nothing.
 
-SHA-256 over ``FCSPARSE``, the size as u64, and for each block of 64 KiB that has a byte other than zero its number as u64
-and its bytes (fewer at the end); little endian. Whether zeros are a hole or written makes no difference.
+It is SHA-256 over ``FCSPARSE``, the size as u64, and for each block of 64 KiB that is not all zero its number as u64 and
+its bytes (the last block may be shorter); little endian. A hole and written zeros give the same digest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def memory_digest(descriptor: int) -> str:
 
 def _add(digest: hashlib._Hash, data: bytes, at: int) -> None:
     for offset in range(0, len(data), BLOCK_BYTES):
-        # Of bytes, not of a view: those are compared as C does it.
+        # bytes, not a memoryview: bytes are compared by memcmp.
         block = data[offset : offset + BLOCK_BYTES]
         if block != _ZEROS[: len(block)]:
             digest.update(((at + offset) // BLOCK_BYTES).to_bytes(8, "little"))
@@ -49,6 +49,6 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
     while len(data) < size:
         more = os.pread(descriptor, size - len(data), offset + len(data))
         if not more:
-            raise OSError(errno.EIO, f"it ends at byte {offset + len(data)}")
+            raise OSError(errno.EIO, f"the file ends at byte {offset + len(data)}")
         data += more
     return data

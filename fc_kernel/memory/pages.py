@@ -1,10 +1,10 @@
-"""Page files: the pages of a guest's memory that differ from what is below, each once, checked before it is used.
+"""Page files: the pages of a guest's memory that differ from the layers below, each once. Files are checked when opened.
 
-Layout, little endian: ``FCPAGES1``, u32 size of a page, u32 0, u64 number of pages, zeros up to 4096; the pages in their order;
-then a u32 for each, its number in the guest's memory. The table comes last so that a file is written in one pass.
+Layout, little endian: ``FCPAGES1``, u32 size of a page, u32 0, u64 number of pages, zeros up to 4096; the pages in order;
+then for each page its number in the guest's memory, a u32. The table comes last so that a file is written in one pass.
 
-Pages come and go as *runs*: the number of the first page and the bytes of one or more whole pages. Files are read, not mapped:
-one that is cut off meanwhile is an error then and not the end of the process.
+Pages are passed as *runs*: the number of the first page, and the bytes of one or more whole pages. Files are read, not
+mapped: a file that is truncated meanwhile then gives an error and does not kill the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAGE_BYTES = 4096
 MAGIC = b"FCPAGES1"
 HEADER = struct.Struct("<8sIIQ")
 NUMBER_BYTES = 4
-#: How much is read at a time: large enough that Python's part does not count, small enough for a cache.
+#: How much is read at a time: enough that Python's overhead does not count, little enough for the processor's cache.
 CHUNK_BYTES = 1 << 20
 #: ``linux/fs.h``: share the blocks of another file, where the file system can.
 FICLONE = 0x40049409
@@ -38,9 +38,9 @@ Run = tuple[int, "bytes | memoryview"]
 
 
 def write_pages(path: Path, pages: Iterable[Run]) -> int:
-    """Write runs, in ascending order, to a new file (0600); returns how many pages they are. The caller does the fsync.
+    """Write runs, in ascending order, to a new file (0600); returns the number of pages. The caller does the fsync.
 
-    On an error the file is removed. Raises :class:`FileExistsError`, :class:`ValueError` for pages in another order.
+    On an error the file is removed. Raises :class:`FileExistsError`, and :class:`ValueError` for pages in another order.
     """
     numbers = array("I")
     with _created(path) as file:
@@ -57,8 +57,8 @@ def write_pages(path: Path, pages: Iterable[Run]) -> int:
     return len(numbers)
 
 
-class _created:  # noqa: N801 - reads as the context that it is
-    """A new file, removed again when the block fails."""
+class _created:  # noqa: N801 - a context manager, named like a function
+    """A new file, which is removed when the block fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,7 +86,7 @@ def _little_endian(numbers: array[int]) -> array[int]:
 
 
 class PageFile:
-    """An open page file whose header and table were checked. A context manager."""
+    """An open page file whose header and table have been checked. A context manager."""
 
     def __init__(self, descriptor: int, numbers: array[int]) -> None:
         self._descriptor = descriptor
@@ -96,7 +96,7 @@ class PageFile:
 
     @classmethod
     def open(cls, path: Path, mem_size_bytes: int) -> Self:
-        """Open and check; raises :class:`~fc_kernel.errors.SnapshotCorrupt`, and :class:`OSError` when it cannot be opened."""
+        """Open and check a file; raises :class:`~fc_kernel.errors.SnapshotCorrupt`, or :class:`OSError` if it cannot be opened."""
         descriptor, size = _opened(path)
         try:
             return cls(descriptor, _checked_numbers(descriptor, size, mem_size_bytes))
@@ -111,7 +111,7 @@ class PageFile:
         self.close()
 
     def close(self) -> None:
-        """Release the descriptor; nothing happens the second time."""
+        """Close the descriptor; may be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -128,7 +128,7 @@ class PageFile:
         return _read(self._descriptor, PAGE_BYTES, PAGE_BYTES + index * PAGE_BYTES)
 
     def blocks(self, most_pages: int = CHUNK_BYTES // PAGE_BYTES) -> Iterator[tuple[list[tuple[int, int]], bytes]]:
-        """All pages as they lie in the file: where they belong, as first pages and their counts, and their bytes."""
+        """All pages in file order: lists of (first page, count) in the guest's memory, each with the bytes of those pages."""
         for at in range(0, len(self.numbers), most_pages):
             part = self.numbers[at : at + most_pages]
             regions = [(part[start], end - start) for start, end in _consecutive(part)]
@@ -166,7 +166,7 @@ def _checked_numbers(descriptor: int, size: int, mem_size_bytes: int) -> array[i
     magic, page_bytes, zero, total = HEADER.unpack_from(head)
     if magic != MAGIC or page_bytes != PAGE_BYTES or zero or head.count(0, HEADER.size) != PAGE_BYTES - HEADER.size:
         raise corrupt("it does not begin as a page file does")
-    # Before anything of that size is allocated.
+    # Checked before anything of that size is allocated.
     if total > mem_size_bytes // PAGE_BYTES:
         raise corrupt(f"{total} pages for a memory of {mem_size_bytes // PAGE_BYTES}")
     wanted = PAGE_BYTES + total * (PAGE_BYTES + NUMBER_BYTES)
@@ -194,7 +194,7 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def _consecutive(numbers: array[int]) -> Iterator[tuple[int, int]]:
-    """Where numbers follow each other: pairs of a first index and the one behind the last."""
+    """Ranges of consecutive numbers, as pairs of the first index and the index after the last."""
     if numbers:
         steps = map(sub, islice(numbers, 1, None), numbers)
         breaks = compress(range(1, len(numbers)), map(ne, steps, repeat(1)))
@@ -222,7 +222,7 @@ def data_extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def pages_of_diff(mem: Path) -> Iterator[Run]:
-    """What is not a hole in a driver's sparse diff, as runs of at most a mebibyte."""
+    """The data of a driver's sparse diff without its holes, as runs of at most a mebibyte."""
     descriptor, size = _opened(mem)
     try:
         if size % PAGE_BYTES:
@@ -235,10 +235,10 @@ def pages_of_diff(mem: Path) -> Iterator[Run]:
 
 
 class PageStack:
-    """A memory as a base file and page files over it, oldest first. A context manager."""
+    """A guest's memory: a base file with page files laid over it, oldest first. A context manager."""
 
     def __init__(self, base: Path, layers: Sequence[Path]) -> None:
-        """Opens all; raises :class:`~fc_kernel.errors.SnapshotCorrupt` and :class:`OSError`."""
+        """Open all files; raises :class:`~fc_kernel.errors.SnapshotCorrupt` and :class:`OSError`."""
         with ExitStack() as stack:
             self._base, self.size_bytes = _opened(base)
             stack.callback(os.close, self._base)
@@ -246,7 +246,7 @@ class PageStack:
                 raise SnapshotCorrupt("mem", f"{self.size_bytes} bytes are not a number of pages")
             self.layers = [stack.enter_context(PageFile.open(path, self.size_bytes)) for path in layers]
             self._undo = stack.pop_all()
-        #: Page → the layer that has it last, and where.
+        #: Page → the topmost layer that has it, and its index there.
         self._where: dict[int, tuple[PageFile, int]] = {}
         for layer in self.layers:
             self._where.update(zip(layer.numbers, zip(repeat(layer), count(), strict=False), strict=False))
@@ -277,7 +277,7 @@ class PageStack:
 
 
 def differing(pages: Iterable[Run], below: PageStack) -> Iterator[Run]:
-    """Of these pages those that are other than below, consecutive ones together."""
+    """Those of the pages that differ from ``below``, consecutive ones together."""
     for first, run in pages:
         total = len(run) // PAGE_BYTES
         if first + total > below.size_bytes // PAGE_BYTES:
@@ -300,13 +300,13 @@ def differing(pages: Iterable[Run], below: PageStack) -> Iterator[Run]:
 
 
 def changed_pages(diff_mem: Path, base: Path, layers: Sequence[Path]) -> Iterator[Run]:
-    """The pages of a driver's sparse diff that are other than what ``base`` and the ``layers`` over it hold."""
+    """The pages of a driver's sparse diff that differ from ``base`` with ``layers`` over it."""
     with PageStack(base, layers) as below:
         yield from differing(pages_of_diff(diff_mem), below)
 
 
 def copy_sparse(source: int, target: int, size: int) -> None:
-    """Copy a file's data into a new file and leave its holes; by sharing blocks where the file system can."""
+    """Copy a file's data into a new file and keep its holes; blocks are shared where the file system can."""
     with suppress(OSError):
         fcntl.ioctl(target, FICLONE, source)
         return
@@ -321,7 +321,7 @@ def copy_sparse(source: int, target: int, size: int) -> None:
 
 
 def merge(base: Path, layers: Sequence[Path], target: Path) -> None:
-    """Write the memory that ``base`` and the ``layers`` over it are as one new sparse file (0600)."""
+    """Write ``base`` with ``layers`` over it as one new sparse file (0600)."""
     with PageStack(base, layers) as below, _created(target) as file:
         copy_sparse(below._base, file.fileno(), below.size_bytes)
         for layer in below.layers:

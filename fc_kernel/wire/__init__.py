@@ -1,1 +1,1 @@
-"""All that host and guest share: frames, links, the multiplexer, ports. Python 3.9, standard library only."""
+"""What host and guest share: frames, links, the multiplexer, ports, the protocol. Python 3.9, standard library only."""

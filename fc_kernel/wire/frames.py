@@ -1,7 +1,7 @@
-"""The frames of the tunnel: how one message's parts lie on a byte stream.
+"""The frames of the tunnel: how the parts of a message are laid out on a byte stream.
 
 A frame is a header of 24 bytes, one u32 length for each part, and the parts. All numbers are big-endian. The format is
-this project's own; it is the same on both ends and goes nowhere else::
+this project's own and is spoken by host and guest agent only::
 
     u8  magic "F"   u8 type   u16 parts   u32 generation   u64 seq   u64 ack
 
@@ -30,12 +30,12 @@ HEADER = struct.Struct("!BBHIQQ")
 #: A Jupyter message has an identity stack of a few parts, six fixed ones and its buffers; ipywidgets' largest models
 #: have some dozens of buffers.
 MAX_PARTS = 1024
-#: One print of 100 MB, JSON-escaped, still passes; a header that claims more is refused.
+#: Enough for one print of 100 MB, JSON-escaped; a header that claims more is refused.
 MAX_MESSAGE_BYTES = 128 << 20
 
 
 def oversize(parts: Sequence[Buffer]) -> str:
-    """What is over the limits in a message of these parts; empty when nothing is."""
+    """Which limit a message of these parts exceeds, as text; empty if none."""
     if len(parts) > MAX_PARTS:
         return f"a message of {len(parts)} parts; at most {MAX_PARTS}"
     size = sum(map(len, parts))
@@ -55,7 +55,7 @@ def encode(kind: int, generation: int, seq: int, ack: int, parts: Sequence[Buffe
 
 
 def decode_header(data: memoryview) -> tuple[int, int, int, int, int]:
-    """(type, parts, generation, seq, ack) of a header; :class:`~fc_kernel.errors.RemoteProtocolError` if it is none."""
+    """(type, parts, generation, seq, ack) of a header; raises :class:`~fc_kernel.errors.RemoteProtocolError`."""
     magic, kind, count, generation, seq, ack = HEADER.unpack(data)
     if magic != MAGIC or kind not in (HELLO, DATA, ACK):
         raise RemoteProtocolError(f"not a frame: starts with {bytes(data[:2])!r}")
@@ -67,7 +67,7 @@ def decode_header(data: memoryview) -> tuple[int, int, int, int, int]:
 
 
 def decode_sizes(data: memoryview, count: int) -> tuple[int, ...]:
-    """The lengths of the parts; :class:`~fc_kernel.errors.RemoteProtocolError` if they add up to too much."""
+    """The lengths of the parts; raises :class:`~fc_kernel.errors.RemoteProtocolError` if their sum is over the limit."""
     sizes = struct.unpack(f"!{count}I", data)
     if sum(sizes) > MAX_MESSAGE_BYTES:
         raise RemoteProtocolError(f"a message of {sum(sizes)} bytes; at most {MAX_MESSAGE_BYTES}")

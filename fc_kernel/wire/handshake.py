@@ -9,7 +9,7 @@ from typing import Optional
 
 from ..errors import RemoteProtocolError
 
-#: ``CONNECT 4294967295\n`` has 19 bytes; whoever sends more without a line's end does not speak this.
+#: ``CONNECT 4294967295\n`` has 19 bytes; a longer line is no handshake.
 MAX_LINE_BYTES = 32
 MAX_PORT = 0xFFFFFFFF
 
@@ -20,7 +20,7 @@ def connect_request(port: int) -> bytes:
 
 
 def connect_answer(number: int) -> bytes:
-    """What a listener sends; ``number`` is the port on the other side, which nobody uses."""
+    """What a listener answers; ``number`` is the port on its side, which nobody uses."""
     return b"OK %d\n" % number
 
 
@@ -49,7 +49,7 @@ def _number(word: bytes, line: list[bytes]) -> int:
 
 
 class HandshakeClient(_Line):
-    """The host's side: feed it bytes until it returns the number of the answer."""
+    """The host's side: feed it bytes until it returns the number in the answer."""
 
     def receive_data(self, data: bytes) -> Optional[int]:
         """``None`` while the line is not whole; raises :class:`~fc_kernel.errors.RemoteProtocolError`."""
@@ -62,7 +62,7 @@ class HandshakeClient(_Line):
 
 
 class HandshakeServer(_Line):
-    """The listener's side: feed it bytes until it returns the port that is asked for."""
+    """The listener's side: feed it bytes until it returns the requested port."""
 
     def receive_data(self, data: bytes) -> Optional[int]:
         """``None`` while the line is not whole; raises :class:`~fc_kernel.errors.RemoteProtocolError`."""

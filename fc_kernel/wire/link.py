@@ -1,8 +1,8 @@
-"""One end of one channel's tunnel, which outlives the connections that carry it.
+"""One end of a channel's tunnel. It outlives the connections that carry it.
 
 Sans-io: bytes in, events out. Every message has a sequence number and is kept until the peer acknowledges it; after a
 reset both ends say what they received last and send the rest again, once. A new generation starts from zero: the
-peer is another one now (a restored VM, a new kernel process), and what the old one was owed is void. This file is
+peer is another one (a restored VM, a new kernel process), and what was queued for the old one is dropped. This file is
 shipped into the guest: standard library only, Python 3.9.
 """
 
@@ -16,25 +16,25 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 from . import frames
 from .frames import Buffer
 
-#: How much may be on its way unacknowledged before :attr:`Link.writable` says stop. Two messages of 8 MiB, so that one
-#: is on the wire while the next is being read; it is also what a silent peer can make us hold.
+#: How much may be unacknowledged before :attr:`Link.writable` is false: two messages of 8 MiB, so that one is on the wire
+#: while the next is being read. It also bounds the memory that a silent peer can make us hold.
 WINDOW_BYTES = 16 << 20
-#: About what Python's objects for one part take, over its bytes; a window full of tiny messages is bounded, too.
+#: About what Python's objects for one part take beside its bytes, so that a window full of tiny messages is bounded, too.
 PART_OVERHEAD_BYTES = 512
-#: An acknowledgement is sent after so many messages or bytes; it only frees the sender's memory, so it need not hurry.
+#: An acknowledgement is sent after this many messages or bytes; it only frees the sender's memory, so it is not urgent.
 ACK_EVERY_MESSAGES = 32
 ACK_EVERY_BYTES = 1 << 20
 #: Pieces smaller than this are read through one scratch buffer, larger ones straight into their place.
 SCRATCH_BYTES = 1 << 16
-#: A part of this size or more gets memory that the kernel reserves only as bytes arrive in it, so that what a peer
-#: announces costs at most this until it sends it. Smaller ones come from the heap, which is four times faster.
+#: A part of this size or more gets memory that Linux reserves only as bytes arrive, so that a part that is announced but
+#: not sent costs at most this. Smaller parts come from the heap, which is four times faster.
 LAZY_BYTES = 16 << 20
 #: How many buffers one ``sendmsg`` takes; the kernel's limit (UIO_MAXIOV) is 1024.
 MAX_IOV = 256
 
 
 class MessageReceived:
-    """One whole message of the peer, in order, exactly once."""
+    """One whole message from the peer; messages come in order, each exactly once."""
 
     __slots__ = ("parts",)
 
@@ -56,7 +56,7 @@ Event = Union[MessageReceived, Established]
 
 
 class Link:
-    """State of one end. The ``dialer`` (the host) speaks first and chooses the generation."""
+    """The state of one end. The ``dialer`` (the host) speaks first and chooses the generation."""
 
     def __init__(self, channel: str, *, generation: int = 0, dialer: bool) -> None:
         self.channel = channel
@@ -90,7 +90,7 @@ class Link:
 
     @property
     def writable(self) -> bool:
-        """Whether more should be handed to :meth:`send` now; one message is always allowed."""
+        """Whether :meth:`send` should be given more now; one message is always allowed."""
         return self._unacked_bytes < WINDOW_BYTES
 
     @property
@@ -99,7 +99,7 @@ class Link:
         return bool(self._out)
 
     def new_generation(self, generation: int) -> None:
-        """Forget all that was sent and received; only while no connection is up."""
+        """Forget all that was sent and received; only allowed while no connection is up."""
         if self._connected:
             raise LocalProtocolError("a generation begins between connections")
         self._start_generation(generation)
@@ -112,7 +112,7 @@ class Link:
             self._queue(frames.HELLO)
 
     def connection_lost(self) -> None:
-        """The connection is gone; a message received in part is forgotten, what was not acknowledged is kept."""
+        """The connection is gone: a partly received message is dropped, and what was not acknowledged is kept."""
         self._connected = False
         self._start_connection()
 
@@ -130,13 +130,13 @@ class Link:
             self._owed_messages = self._owed_bytes = 0
 
     def data_to_send(self) -> list[memoryview]:
-        """Buffers for one ``sendmsg``; tell :meth:`data_sent` how much of it went out."""
+        """Buffers for one ``sendmsg``; call :meth:`data_sent` with the bytes that were sent."""
         if len(self._out) <= MAX_IOV:
             return list(self._out)
         return [self._out[i] for i in range(MAX_IOV)]
 
     def data_sent(self, count: int) -> None:
-        """``count`` bytes of :meth:`data_to_send` are gone."""
+        """``count`` bytes of :meth:`data_to_send` were sent."""
         out = self._out
         while count:
             first = len(out[0])
@@ -147,7 +147,7 @@ class Link:
             out.popleft()
 
     def get_buffer(self) -> memoryview:
-        """Where the next bytes may be received into; then call :meth:`buffer_updated`."""
+        """The buffer to receive the next bytes into; then call :meth:`buffer_updated`."""
         target = self._target
         if target is not None and len(target) - self._filled >= SCRATCH_BYTES:
             self._direct = True
@@ -166,7 +166,7 @@ class Link:
         return events
 
     def receive_data(self, data: Buffer) -> list[Event]:
-        """Bytes from the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
+        """Take bytes from the peer and return events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         view = memoryview(data)
         events: list[Event] = []
         while view:
@@ -201,7 +201,7 @@ class Link:
             self._next_part(events)
 
     def _next_part(self, events: list[Event]) -> None:
-        """Make room for the next part, and only for that one."""
+        """Allocate memory for the next part only."""
         while len(self._parts) < len(self._sizes):
             part = _room_for(self._sizes[len(self._parts)])
             self._parts.append(part)
@@ -235,7 +235,7 @@ class Link:
         if kind == frames.DATA:
             parts, self._parts, self._sizes = self._parts, [], ()
             if seq <= self._received_seq:
-                return  # sent again after a reset, although it had arrived
+                return  # it had arrived before the reset, and was sent again
             if seq != self._received_seq + 1:
                 raise RemoteProtocolError(f"message {seq} follows {self._received_seq}")
             self._received_seq = seq

@@ -1,7 +1,7 @@
-"""The control connection's vocabulary: JSON-RPC 2.0 between host and guest agent, one JSON object a line.
+"""The protocol of the control connection: JSON-RPC 2.0 between host and guest agent, one JSON object a line.
 
-The host calls methods; the agent answers, and tells of two things unasked (notifications). Both sides, and every guest that a
-test puts in the agent's place, use these names. Python 3.9, standard library only.
+The host calls methods; the agent answers, and sends two kinds of notification. Both sides, and every guest that a test puts
+in the agent's place, use these names. Python 3.9, standard library only.
 
 A kernel's life in a machine that is saved, and in each machine that comes from the snapshot:
 
@@ -13,21 +13,21 @@ from __future__ import annotations
 
 from typing import Final
 
-#: The first call: the protocol's version, the time and randomness one way, what the machine is the other.
+#: The first call: the host sends the protocol's version, the time and entropy; the agent describes its machine.
 HELLO: Final = "hello"
-#: Answered at once, whatever the kernel does.
+#: Answered at once, whatever the kernel is doing.
 PING: Final = "ping"
 KERNEL_START: Final = "kernel.start"
 KERNEL_SIGNAL: Final = "kernel.signal"
 KERNEL_KILL: Final = "kernel.kill"
 KERNEL_STATUS: Final = "kernel.status"
-#: Brings the kernel, and all that it has started, to a stop.
+#: Stops the kernel and all the processes that it has started.
 FREEZE: Final = "freeze"
-#: Lets the kernel go on. In a renewed machine it renews the kernel first, and runs the user's hooks.
+#: Lets the kernel run again. In a renewed machine the kernel is first renewed, and the user's hooks run.
 THAW: Final = "thaw"
-#: A restored machine gets a generation, entropy, a clock, names and a key of its own. Its kernel stays frozen.
+#: Gives a restored machine its own generation, entropy, clock, names and key. Its kernel stays frozen.
 RENEW: Final = "renew"
-#: Has the kernel do once, without a trace, what its first cell will.
+#: Makes the kernel run once what its first cell will need, without a trace.
 REHEARSE: Final = "rehearse"
 #: The host's answer to :data:`KERNEL_REQUEST`.
 ANSWER: Final = "answer"
@@ -47,11 +47,11 @@ NOTIFICATIONS: Final = (KERNEL_EXITED, KERNEL_REQUEST)
 NOT_A_REQUEST: Final = -32600
 NO_SUCH_METHOD: Final = -32601
 BAD_PARAMETERS: Final = -32602
-#: The kernel is at fault, or in no state for the call.
+#: The kernel failed, or its state does not allow the call.
 KERNEL_ERROR: Final = -32000
 #: The guest's Linux has refused the host's entropy.
 ENTROPY_REFUSED: Final = -32001
-#: A kernel without a thread of ours is saved between two requests, and it is at work.
+#: A kernel without a thread of ours can be saved only between two requests, and it is busy.
 KERNEL_BUSY: Final = -32002
 
 #: What a restored machine is: a template that a kernel is started from, a session put back, or a fork.
@@ -60,10 +60,10 @@ ROLE_RESTORED: Final = "restored"
 ROLE_FORK: Final = "fork"
 ROLES: Final = (ROLE_STARTED, ROLE_RESTORED, ROLE_FORK)
 
-#: A request carries an environment at most, an answer a list of snapshots; both come nowhere near.
+#: The largest request carries an environment, the largest answer a list of snapshots; both are far smaller.
 MAX_LINE_BYTES: Final = 1 << 20
-#: As ``RNDADDENTROPY`` wants it: the pool of the guest's Linux has 256 bits.
+#: For ``RNDADDENTROPY``: the entropy pool of the guest's Linux has 256 bits.
 SEED_BYTES: Final = 32
-#: What a guest may say of its hooks: so many errors, so long.
+#: What a guest may report of its hooks: the number of errors, and the length of each.
 MAX_HOOK_ERRORS: Final = 20
 MAX_HOOK_ERROR_CHARS: Final = 500

@@ -4,8 +4,8 @@ The host is the client and opens streams; the guest only answers. Both ends run 
 3.9, and no work for each byte, because one end may be emulated.
 
 Beyond the specification the session can *rest*, so that a machine can be saved between two frames: the host's last frame is
-HOLD, the guest's last is HELD, which says that it got everything before; then nothing is on its way in either direction. It
-goes on with RELEASE, or, in a machine that was loaded, with NEW_SESSION: the guest forgets all streams of the saved one.
+HOLD, the guest's last is HELD, which says that it got everything before; then nothing is in flight in either direction.
+RELEASE ends the rest; in a loaded machine NEW_SESSION does: the guest forgets all streams of the saved machine.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..errors import LocalProtocolError, RemoteProtocolError
 HEADER = struct.Struct("!BBHII")
 DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
-#: GO_AWAY's code is where other frames have their length; the specification has 0 to 2, all of which end the session.
+#: GO_AWAY has its code in the length field; the specification's codes 0 to 2 all end the session.
 LAST_GO_AWAY = 2
 HOLD, HELD, RELEASE, NEW_SESSION = range(0x100, 0x104)
 
-#: The specification's window at a stream's start; both ends raise it at once to ours, which holds some round trips.
+#: The specification's initial window; both ends raise it at once to ours, which is enough for a few round trips.
 INITIAL_WINDOW_BYTES = 256 << 10
 WINDOW_BYTES = 1 << 20
-#: The largest piece of one stream before the others get their turn; an 8 MiB message of one delays another by this much.
+#: How much one stream sends before the others get their turn; an 8 MiB message of one delays another by this much.
 CHUNK_BYTES = 64 << 10
 #: Five channels and a few more; a peer that opens more is broken.
 MAX_STREAMS = 64
-#: The other side's pings that wait for our answers.
+#: How many frames that answer the peer (to its pings, say) may wait to be sent.
 MAX_PENDING_CONTROL = 256
 #: How many buffers one ``sendmsg`` or ``writev`` takes; the kernel's limit (UIO_MAXIOV) is 1024.
 MAX_IOV = 256
@@ -53,7 +53,7 @@ class StreamOpened(Event):
 
 
 class DataReceived(Event):
-    """Bytes for a stream; ``data`` is valid until the next call, and :meth:`Mux.consumed` gives their room back."""
+    """A stream received bytes; ``data`` is valid until the next call. :meth:`Mux.consumed` lets the peer send more."""
 
     __slots__ = ("data",)
 
@@ -81,13 +81,13 @@ class StreamReset(Event):
 
 
 class Rested(Event):
-    """The guest has answered HOLD: nothing is on its way (seen by the client only)."""
+    """The guest has answered HOLD: nothing is in flight (seen by the client only)."""
 
     __slots__ = ()
 
 
 class SessionStarted(Event):
-    """The machine was loaded: all streams are gone, and their numbers may come again (seen by the server only)."""
+    """The machine was loaded: all streams are gone, and their numbers may be used again (seen by the server only)."""
 
     __slots__ = ()
 
@@ -110,10 +110,10 @@ class Mux:
     """One end of a session."""
 
     def __init__(self, *, client: bool, loaded: bool = False) -> None:
-        """``loaded`` is for the client of a machine that was loaded: it rests, and its first frame will be NEW_SESSION."""
+        """``loaded`` is for the client of a loaded machine: it rests at first, and its first frame is NEW_SESSION."""
         self._client = client
         self._first = NEW_SESSION if loaded else RELEASE
-        #: Whether we keep back everything.
+        #: Whether we send nothing.
         self._holding = loaded
         #: HOLDs that the guest has not answered, more than one after a RELEASE that did not wait for it.
         self._unanswered = 0
@@ -143,7 +143,7 @@ class Mux:
         return 0 if state is None or state.end_queued else max(0, state.credit - state.queued)
 
     def send(self, stream: int, data: Union[bytes, memoryview]) -> int:
-        """Queue as much of ``data`` as there is room for, and return how much; it must not be changed afterwards."""
+        """Queue as much of ``data`` as there is room for and return its length; ``data`` must not change afterwards."""
         room = self.send_room(stream)
         if not room:
             return 0
@@ -157,7 +157,7 @@ class Mux:
         return len(view)
 
     def consumed(self, stream: int, count: int) -> None:
-        """``count`` received bytes have been passed on; the peer may send as many again."""
+        """``count`` received bytes were processed; the peer may send as many more."""
         state = self._streams.get(stream)
         if state is None or not count:
             return
@@ -167,7 +167,7 @@ class Mux:
             state.owed = 0
 
     def end(self, stream: int) -> None:
-        """Send no more on this stream, after what is queued."""
+        """Send what is queued on this stream, and then no more."""
         state = self._streams.get(stream)
         if state is not None and not state.end_queued:
             state.end_queued = True
@@ -180,12 +180,12 @@ class Mux:
             self._control.append(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
 
     def hold(self) -> None:
-        """Send nothing more than what is begun, and ask the guest for the same; :class:`Rested` follows when it is so."""
+        """Send no new frame, and ask the same of the guest; :class:`Rested` follows when nothing is in flight."""
         self._unanswered += 1
         self._hold(HOLD)
 
     def release(self) -> None:
-        """Go on, answered or not."""
+        """End the rest, whether the guest has answered HOLD or not."""
         if self._holding:
             self._holding = False
             self._out.append(memoryview(_go_away(self._first)))
@@ -193,11 +193,11 @@ class Mux:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing is on its way in either direction."""
+        """Whether nothing is in flight in either direction."""
         return self._holding and not self._unanswered and not self._out
 
     def _hold(self, code: int) -> None:
-        """What is queued as frames is finished; the streams' bytes wait."""
+        """Finish the frames that are queued; the streams' bytes wait."""
         self._holding = True
         self._out.extend(map(memoryview, self._control))
         self._control.clear()
@@ -209,13 +209,13 @@ class Mux:
         return bool(self._out or (not self._holding and (self._control or self._active)))
 
     def data_to_send(self) -> list[memoryview]:
-        """Buffers for one ``sendmsg``, in order; tell :meth:`data_sent` how much of them went out."""
+        """Buffers for one ``sendmsg``; call :meth:`data_sent` with the bytes that were sent."""
         if not self._out and not self._holding:
             self._fill()
         return list(islice(self._out, MAX_IOV))
 
     def data_sent(self, count: int) -> None:
-        """``count`` bytes of :meth:`data_to_send` are gone."""
+        """``count`` bytes of :meth:`data_to_send` were sent."""
         out = self._out
         while count:
             size = len(out[0])
@@ -226,7 +226,7 @@ class Mux:
             out.popleft()
 
     def _fill(self) -> None:
-        """One chunk of every stream that has something, behind all control frames."""
+        """Queue all control frames, then one chunk of every stream that has data."""
         out = self._out
         while self._control:
             out.append(memoryview(self._control.popleft()))
@@ -255,7 +255,7 @@ class Mux:
                 out.append(memoryview(self._ended(stream, state)))
 
     def _ended(self, stream: int, state: _Stream) -> bytes:
-        """The frame that says so."""
+        """The frame that ends our side of a stream."""
         state.ended = True
         self._forget_if_done(stream, state)
         return HEADER.pack(0, WINDOW_UPDATE, FIN, stream, 0)
@@ -269,7 +269,7 @@ class Mux:
         self._control.append(HEADER.pack(0, WINDOW_UPDATE, flags, stream, count))
 
     def receive_data(self, data: Union[bytes, memoryview]) -> list[Event]:
-        """Bytes of the peer; returns events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
+        """Take bytes from the peer and return events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
         view = memoryview(data)
         events: list[Event] = []
         while view:
@@ -340,7 +340,7 @@ class Mux:
             raise RemoteProtocolError(f"GO_AWAY with code {code:#x}")
 
     def _data(self, stream: int, length: int) -> None:
-        """A data frame begins; that of a stream which is gone (it crossed our reset) is skipped."""
+        """A data frame begins; it is skipped if its stream is gone (it crossed our reset)."""
         if length > WINDOW_BYTES:
             raise RemoteProtocolError(f"a data frame of {length} bytes; at most {WINDOW_BYTES}")
         state = self._streams.get(stream)
@@ -359,14 +359,14 @@ class Mux:
         had_room = self.send_room(stream)
         state.credit += length
         if state.credit > WINDOW_BYTES:
-            # What we queue is memory, and the peer's own window is ours.
+            # The peer's window decides how much memory we queue.
             raise RemoteProtocolError(f"a window of {state.credit} bytes on stream {stream}; at most {WINDOW_BYTES}")
         if not had_room and not state.end_queued:
             events.append(StreamWritable(stream))
 
     def _opened(self, stream: int, events: list[Event]) -> None:
         if self._client:
-            # The guest has nothing to open: the host dials.
+            # Only the host opens streams.
             if stream in self._streams:
                 raise RemoteProtocolError(f"stream {stream} is open already")
             self._answer(HEADER.pack(0, WINDOW_UPDATE, RST, stream, 0))
@@ -390,7 +390,7 @@ class Mux:
             events.append(StreamReset(stream))
 
     def _answer(self, frame: bytes) -> None:
-        """Queue a frame that the peer can make us send as often as it likes."""
+        """Queue a frame that answers the peer, which may ask as often as it likes."""
         if len(self._control) > MAX_PENDING_CONTROL:
             raise RemoteProtocolError("a flood of frames that have to be answered")
         self._control.append(frame)

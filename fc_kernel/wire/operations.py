@@ -1,30 +1,30 @@
-"""What passes between the agent and the kernel's process in the guest: operations of cells, orders to the agent's thread in the
-kernel, and environment variables.
+"""The protocol between the agent and the kernel's process in the guest: operations that cells request, orders to the agent's
+thread in the kernel, and environment variables.
 
-Both speak over a Unix socket of the agent's, one JSON object a line. A cell sends one of :data:`OPERATIONS` and waits; the
-agent passes it on to the host. The agent's thread in the kernel sends :data:`THREAD_READY` once, then answers orders. The
-kernel's process, too, imports this file. Python 3.9, standard library only.
+The kernel connects to a Unix socket of the agent; both send one JSON object a line. A cell sends one of :data:`OPERATIONS` and
+waits; the agent passes it on to the host. The agent's thread in the kernel sends :data:`THREAD_READY` once, then answers
+orders. The kernel's process imports this file, too. Python 3.9, standard library only.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: What a cell can ask of the host: the magics.
+#: What a cell can ask the host for: the magics.
 SNAPSHOT: Final = "snapshot"
 SNAPSHOTS: Final = "snapshots"
 RESTORE: Final = "restore"
 FORK: Final = "fork"
 VM: Final = "vm"
 OPERATIONS: Final = (SNAPSHOT, SNAPSHOTS, RESTORE, FORK, VM)
-#: Those in whose middle the machine may be copied; the cell in the copy is told that it is one.
+#: Operations during which the machine may be copied; the cell in the copy is told that it is one.
 COPYING: Final = (SNAPSHOT, FORK)
 #: The role of the machine that goes on after :data:`COPYING`; in a copy it is one of :data:`~fc_kernel.wire.methods.ROLES`.
 ROLE_SOURCE: Final = "source"
 
-#: The thread is there, and with it the kernel.
+#: The thread runs, and so does the kernel.
 THREAD_READY: Final = "ready"
-#: Orders of the agent, and what the thread answers to them.
+#: Orders from the agent, and the thread's answers.
 PREPARE: Final = "prepare"
 PREPARED: Final = "prepared"
 RENEW: Final = "renew"
@@ -35,7 +35,7 @@ GO_ON: Final = "go on"
 
 #: Set by the agent: the path of its socket.
 AGENT_SOCKET_VARIABLE: Final = "FC_KERNEL_AGENT_SOCKET"
-#: Set by the host for a kernel that a template is made of: modules to import, separated by commas.
+#: Set by the host for the kernel of a template: modules to import, separated by commas.
 TEMPLATE_IMPORTS_VARIABLE: Final = "FC_KERNEL_TEMPLATE_IMPORTS"
 #: Set by the host, for the user's code to read.
 TIER_VARIABLE: Final = "FC_KERNEL_TIER"
