@@ -1,7 +1,7 @@
 """The guest agent: serves the host's control connection and channels, and looks after the kernel process.
 
-It is PID 1 of a microVM, or a host process under the fake monitor. It has no secret of the host and decides nothing:
-what it says are claims. Python 3.9, pyzmq.
+It is PID 1 of a microVM, or a host process under the fake monitor. It knows no secret of the host and decides nothing:
+what it says is an unproven claim. Python 3.9, pyzmq.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Agent:
         self._transport = transport
         self._is_init = is_init
         self._kernel: Optional[Kernel] = None
-        #: To whose sockets the relays are connected.
+        #: The kernel to whose sockets the relays are connected.
         self._attached: Optional[Kernel] = None
         self._starting: Optional[Reply] = None
         self._context: zmq.Context[Any] = zmq.Context()
@@ -144,8 +144,8 @@ class Agent:
         if self._kernel is not None and self._kernel.returncode is None:
             raise RpcError(methods.KERNEL_ERROR, "a kernel is running")
         home = os.environ.get("HOME", "/root")
-        # The parent's pid 1 tells ipykernel that it was started by a program, not typed into a terminal. The debugger
-        # would warn about frozen standard modules; switching them off costs start-up time.
+        # Parent pid 1 tells ipykernel that it was started by a program, not from a terminal. The debugger would warn about
+        # frozen standard modules; switching them off costs start-up time.
         env = {"PATH": DEFAULT_PATH, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "JPY_PARENT_PID": "1"}
         env["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
         if not self._is_init:
@@ -174,12 +174,12 @@ class Agent:
             self._loop.call_later(LOOK_EVERY_S, lambda: self._look(kernel))
             return
         if self._attached is not kernel:
-            # Early, so that the subscription is there before the first request.
+            # Early, so that the relays subscribe before the first request.
             self._attached = kernel
             for relay in self._relays.values():
                 relay.attach_kernel(self._context, kernel.endpoint(relay.channel), waits=kernel.waits)
         if kernel.waits and not self._freeze.has_thread:
-            return  # our own kernel says itself when it is ready
+            return  # our own kernel says when it is ready
         reply, self._starting = self._starting, None
         reply({"pid": kernel.pid, "instance": kernel.instance})
 
@@ -190,7 +190,7 @@ class Agent:
             said = "".join(f"\n  | {line}" for line in kernel.tail())
             reply(RpcError(methods.KERNEL_ERROR, f"the kernel process ended with status {kernel.returncode}{said}"))
             return
-        # The relays stay: what the kernel said last may still be on its way to them. A new kernel's replace them.
+        # The relays stay connected: the kernel's last messages may still be on their way. A new kernel replaces the old one.
         self._control.notify(
             methods.KERNEL_EXITED,
             {
@@ -221,6 +221,6 @@ class Agent:
         self.close()
 
     def close(self) -> None:
-        """End the kernel and the loop (the fake monitor's way out; a real guest ends with its machine)."""
+        """End the kernel and the loop (for the fake monitor; a real guest ends with its machine)."""
         self._kill({})
         self._loop.stop()

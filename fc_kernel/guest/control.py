@@ -16,7 +16,7 @@ BUFFER_BYTES = 1 << 16
 
 
 class RpcError(Exception):
-    """Becomes an error response; ``code`` as in JSON-RPC 2.0."""
+    """Is sent as an error response; ``code`` is JSON-RPC 2.0's, or one of :mod:`fc_kernel.wire.methods`."""
 
     def __init__(self, code: int, message: str) -> None:
         self.code = code
@@ -24,7 +24,7 @@ class RpcError(Exception):
 
 
 class Control:
-    """Handler of the control connection. ``call(method, params, reply)`` does the work; ``reply`` may be called later."""
+    """Handler of the control connection. ``call(method, params, reply)`` carries out a call; ``reply`` may be called later."""
 
     def __init__(self, call: Callable[[str, Params, Reply], None]) -> None:
         self._call = call
@@ -34,19 +34,19 @@ class Control:
         self._stream: Optional[Stream] = None
 
     def connected(self, stream: Stream) -> None:
-        """A new connection; an older one is replaced."""
+        """A new connection replaces an older one."""
         if self._stream is not None:
             self._stream.close("replaced by a new connection")
         self._stream = stream
         self._line.clear()
 
     def lost(self, _reason: str) -> None:
-        """The connection is gone, and with it what was not sent."""
+        """The connection is gone, with everything that was not sent."""
         self._stream = None
         self._out.clear()
 
     def get_buffer(self) -> memoryview:
-        """For the stream to receive into."""
+        """The buffer that the stream receives into."""
         return memoryview(self._buffer)
 
     def buffer_updated(self, count: int) -> None:
@@ -62,12 +62,12 @@ class Control:
             self._request(bytes(line))
 
     def notify(self, method: str, params: Params) -> bool:
-        """Tell the host, if it listens; says whether it does."""
+        """Notify the host if it is connected; returns whether it is."""
         self._send({"jsonrpc": "2.0", "method": method, "params": params})
         return self._stream is not None
 
     def writable(self) -> None:
-        """Send what the stream takes."""
+        """Send as much as the stream takes."""
         while self._stream is not None and self._out:
             sent = self._stream.send([self._out[0]])
             if self._stream is None or not self._out:

@@ -1,13 +1,13 @@
-"""The agent's part in a snapshot: the kernel stands still for it, and is renewed in the machine that comes from it.
+"""The agent's part in a snapshot: it freezes the kernel, and renews it in a machine that is loaded from the snapshot.
 
     running ─freeze─► freezing ─► frozen ─thaw──────────────────────► running
                                     └─renew─► renewed ─thaw─► waking ─► running
 
 Freezing: the agent's thread in the kernel runs the user's hooks, parks the main thread and keeps the interpreter's lock; then
-the freezer stops everything. The snapshot is taken in the frozen state, so a restored agent finds itself in it. Renewing gives
-the machine what it must not share with the one that was saved; the kernel stands still, and meanwhile the host makes its
-connections. Thawing lets the kernel's processes go, but the thread keeps the lock until it has renewed the kernel. A kernel
-without such a thread is one of another language. Python 3.9, pyzmq.
+the freezer stops all processes. The snapshot is taken in the frozen state, so a restored agent begins in it. Renewing gives
+the machine what it must not share with the saved one; the host makes its connections while the kernel is still frozen.
+Thawing lets the kernel's processes run, but the thread keeps the lock until it has renewed the kernel. A kernel of another
+language has no such thread. Python 3.9, pyzmq.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ RUNNING, FREEZING, FROZEN, RENEWED, WAKING, REHEARSING = (
 )  # fmt: skip
 
 LOOK_EVERY_S = 0.002
-#: The kernel's last messages are on their way through ZeroMQ's own threads; after so many looks at nothing, there are none.
+#: The kernel's last messages pass through ZeroMQ's own threads; after this many looks without a message there are none.
 LOOKS_AT_NOTHING = 3
-#: A kernel that goes on sending from a thread of native code is not waited for.
+#: How long to wait for a kernel that keeps sending, as a thread of native code can.
 REST_TIMEOUT_S = 1.0
-#: For hooks that reconnect to something.
+#: For hooks that reconnect to other services.
 RENEWAL_TIMEOUT_S = 30.0
 
 
 class KernelFreeze:
     """Freezes, renews and thaws one agent's kernel.
 
-    ``participants`` take part beside the relays. ``notify(method, params)`` tells the host, and says whether it listens.
+    ``participants`` take part beside the relays. ``notify(method, params)`` tells the host and returns whether it listens.
     """
 
     def __init__(
@@ -79,27 +79,27 @@ class KernelFreeze:
         self._kernel: Optional[Kernel] = None
         self._link: Optional[KernelLink] = None
         self._reply: Optional[Reply] = None
-        #: Which freeze or thaw the timers and the thread's answers belong to.
+        #: The number of the current freeze or thaw; timers and answers of earlier ones are ignored.
         self._turn = 0
         self._facts: Params = {}
-        #: What the kernel is told when a renewed machine is thawed.
+        #: What the kernel is told when its renewed machine is thawed.
         self._orders: Params = {}
         self._role = ""
         self._name: object = None
         self._probe: Optional[Probe] = None
-        #: Whether the freezer's part has begun.
+        #: Whether the freezer has been started.
         self._stopping = False
 
     def open(self, kernel: Kernel, changed: Callable[[], None]) -> str:
         """Make the socket for a kernel that is about to start, and return its path.
 
-        ``changed()`` is called when the agent's thread in it comes or goes.
+        ``changed()`` is called when the agent's thread in the kernel connects or disconnects.
         """
         self._link = KernelLink(self._loop, kernel.link_path, changed=changed, said=self._said, asked=self._asked)
         return self._link.path
 
     def started(self, kernel: Kernel) -> None:
-        """The kernel's process is there; what it starts from now on stands still with it."""
+        """The kernel's process runs; it is frozen together with everything that it starts from now on."""
         if self._freezer is None:
             self._freezer = make_freezer(is_init=self._is_init)
         self._kernel = kernel
@@ -109,7 +109,7 @@ class KernelFreeze:
 
     @property
     def has_thread(self) -> bool:
-        """Whether the kernel can be prepared and renewed."""
+        """Whether the kernel has the agent's thread, and so can be prepared and renewed."""
         return self._link is not None and self._link.has_thread
 
     def ended(self) -> None:
@@ -123,7 +123,7 @@ class KernelFreeze:
             self._link = None
 
     def freeze(self, params: Params, reply: Reply) -> None:
-        """Bring the kernel to rest; the answer comes when it is. A frozen kernel stays so."""
+        """Freeze the kernel; the answer comes when it is frozen. A frozen kernel stays frozen."""
         if self._state == FROZEN:
             reply(self._facts)
             return
@@ -157,7 +157,7 @@ class KernelFreeze:
         self._loop.call_later(timeout_s, late)
 
     def renew(self, params: Params, reply: Reply) -> None:
-        """Give a restored machine what is its own; the kernel stands still until :meth:`thaw`. May be asked for again."""
+        """Give a restored machine its own identity; the kernel stays frozen until :meth:`thaw`. May be called again."""
         if self._state not in (FROZEN, RUNNING, RENEWED):
             raise RpcError(KERNEL_ERROR, f"the kernel is {self._state}")
         role, generation = str(params["role"]), int(params["generation"])
@@ -179,11 +179,11 @@ class KernelFreeze:
         reply({"instance": self._kernel.instance if self._kernel is not None else None, "rekeyed": self.has_thread})
 
     def thaw(self, params: Params, reply: Reply) -> None:
-        """Let the kernel go on; after :meth:`renew` the answer comes when it is renewed and its hooks have run."""
+        """Let the kernel run; after :meth:`renew` the answer comes when the kernel is renewed and its hooks have run."""
         if self._state == WAKING:
             raise RpcError(KERNEL_ERROR, f"the kernel is {self._state}")
         if "time" in params:
-            # While the machine stood still, its clock did.
+            # The machine's clock stood still with it.
             self._machine.set_clock(float(params["time"]))
         if self._state != RENEWED:
             self._abandon("thawed meanwhile")
@@ -203,11 +203,11 @@ class KernelFreeze:
             self._facts["hook_errors"].append("the kernel did not answer in time")
             self._finish(turn, self._facts)
 
-        # A little later than the thread itself gives up on the hooks.
+        # A little later than the thread itself stops waiting for the hooks.
         self._loop.call_later(RENEWAL_TIMEOUT_S * 1.2, late)
 
     def rehearse(self, params: Params, reply: Reply) -> None:
-        """Have the kernel do once, without a trace, what its first cell will: emulators translate code as it is first run."""
+        """Let the kernel run once what its first cell will need, without a trace: emulators translate code on its first run."""
         link = self._link
         if self._state != RUNNING or link is None or not link.has_thread:
             raise RpcError(KERNEL_ERROR, f"nothing to rehearse with; the kernel is {self._state}")
@@ -217,7 +217,7 @@ class KernelFreeze:
         self._loop.call_later(float(params["timeout_s"]), lambda: self._finish(turn, late))
 
     def answer(self, params: Params) -> Params:
-        """Hand the host's answer to the cell that waits; it may have gone."""
+        """Pass the host's answer to the waiting cell, which may be gone."""
         message = {"error": str(params["error"])} if "error" in params else {"result": params["result"]}
         if self._link is not None:
             self._link.answer(message, int(params["id"]))
@@ -235,7 +235,7 @@ class KernelFreeze:
             reply(result)
 
     def _abandon(self, reason: str, code: int = KERNEL_ERROR) -> None:
-        """Back to the running state, whatever the state is."""
+        """Return to the running state from any other."""
         if self._state in (FREEZING, FROZEN, RENEWED):
             self._let_go()
             if self._link is not None:
@@ -254,7 +254,7 @@ class KernelFreeze:
             self._freezer.thaw()
 
     def _said(self, message: Params) -> None:
-        """What the agent's thread in the kernel answers, one by one."""
+        """Handle an answer of the agent's thread in the kernel."""
         if message.get("turn") != self._turn:
             return
         remarks = _remarks(message.get("hook_errors"))
@@ -266,7 +266,7 @@ class KernelFreeze:
                 quiet=message.get("gil") is True,
             )
             if self._facts["cell"] is None and isinstance(message.get("cell"), str):
-                # Nobody's cell asked for it, but one runs.
+                # No cell asked for the snapshot, but one is running.
                 self._facts["cell"] = message["cell"]
             self._await_hold(self._turn)
         elif message.get("op") == operations.REHEARSED and self._state == REHEARSING:
@@ -286,21 +286,21 @@ class KernelFreeze:
 
     def _asked(self, number: int, op: str, args: Params, parent: Optional[str]) -> bool:
         if self._state in (RENEWED, WAKING):
-            # A hook that waits for the host while the host waits for the hook.
+            # Else a hook would wait for the host while the host waits for the hook.
             return False
         instance = self._kernel.instance if self._kernel is not None else None
         told = {"id": number, "instance": instance, "op": op, "args": args, "parent": parent}
         return self._notify(KERNEL_REQUEST, told)
 
     def _await_idle(self, turn: int, kernel: Kernel, timeout_s: float) -> None:
-        """Go on when the kernel has done all that it was asked for; what else is asked waits here meanwhile."""
+        """Go on when the kernel has served all its requests; new requests are held back meanwhile."""
         channels = {relay.channel: relay for relay in self._relays}
 
         def idle() -> None:
             if turn == self._turn and self._state == FREEZING:
                 for relay in self._relays:
                     relay.hold()
-                # Not within the relay that has received the answer.
+                # Not from within the relay that received the answer.
                 self._loop.call_later(0, lambda: self._stop(turn))
 
         def late() -> None:
@@ -312,7 +312,7 @@ class KernelFreeze:
         self._loop.call_later(timeout_s, late)
 
     def _await_hold(self, turn: int) -> None:
-        """Go on when the thread is in its read; between its answer and that, others may still run."""
+        """Go on when the thread is in its read; until then other threads of the kernel may still run."""
         link = self._link
         if turn != self._turn or self._state != FREEZING or self._stopping or link is None:
             return
@@ -322,7 +322,7 @@ class KernelFreeze:
             self._loop.call_later(LOOK_EVERY_S, lambda: self._await_hold(turn))
 
     def _stop(self, turn: int) -> None:
-        """Take what the kernel has said, stop it, and take the rest."""
+        """Forward what the kernel has sent, stop it, and forward the rest."""
         self._stopping = True
         self._rest(turn, time.monotonic() + REST_TIMEOUT_S, 0, lambda: self._freeze(turn))
 
@@ -359,6 +359,6 @@ class KernelFreeze:
 
 
 def _remarks(said: object) -> list[str]:
-    """What hooks complain of, as much as the host wants to read."""
+    """What the hooks raised, cut to what the host accepts."""
     lines = said if isinstance(said, list) else []
     return [str(line)[:MAX_HOOK_ERROR_CHARS] for line in lines[:MAX_HOOK_ERRORS]]

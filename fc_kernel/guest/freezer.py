@@ -1,4 +1,4 @@
-"""Standing still: the kernel and all that it has started, by a cgroup's freezer or, without one, by job control.
+"""Stopping the kernel and all that it has started, by a cgroup's freezer or, without one, by job control.
 
 Python 3.9, standard library.
 """
@@ -13,15 +13,15 @@ from typing import Callable, Union
 from . import system
 from .loop import Loop
 
-#: The kernel's cgroup, and that of all it starts; one agent has one kernel at a time.
+#: The cgroup of the kernel and all that it starts; an agent has one kernel at a time.
 CGROUP = "kernel"
 LOOK_EVERY_S = 0.002
-#: Only a process in an uninterruptible wait takes longer than milliseconds.
+#: Stopping takes milliseconds, except for a process in an uninterruptible wait.
 FREEZE_TIMEOUT_S = 5.0
 
 
 class CgroupFreezer:
-    """The freezer of cgroup v2, which nothing escapes from. Raises :class:`OSError` where there is none."""
+    """The freezer of cgroup v2, which no process escapes. Raises :class:`OSError` where there is none."""
 
     def __init__(self) -> None:
         self._path = os.path.join(system.cgroup_root(), CGROUP)
@@ -30,7 +30,7 @@ class CgroupFreezer:
             pass
 
     def add(self, pid: int) -> None:
-        """The process, and what it will start, is in the group from now on."""
+        """Put the process, and all that it will start, into the group."""
         self._write("cgroup.procs", str(pid))
 
     def freeze(self) -> None:
@@ -42,7 +42,7 @@ class CgroupFreezer:
         self._write("cgroup.freeze", "0")
 
     def kill(self) -> None:
-        """End all that is left in the group."""
+        """Kill all that is left in the group."""
         try:
             self._write("cgroup.kill", "1")
         except OSError:
@@ -50,7 +50,7 @@ class CgroupFreezer:
 
     @property
     def frozen(self) -> bool:
-        """Whether all have stopped."""
+        """Whether all processes have stopped."""
         with open(f"{self._path}/cgroup.events") as file:
             return "frozen 1" in file.read().splitlines()
 
@@ -63,13 +63,13 @@ class CgroupFreezer:
 
 
 class GroupFreezer:
-    """Job control for the kernel's process group; what left the group goes on."""
+    """Job control for the kernel's process group; processes that left the group go on running."""
 
     def __init__(self) -> None:
         self._pid = 0
 
     def add(self, pid: int) -> None:
-        """The leader of the process group."""
+        """Take the leader of the process group."""
         self._pid = pid
 
     def freeze(self) -> None:
@@ -81,11 +81,11 @@ class GroupFreezer:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """The process group is killed by who knows that its leader has ended."""
+        """Do nothing: the agent kills the process group when its leader has ended."""
 
     @property
     def frozen(self) -> bool:
-        """Whether the leader has stopped, all its threads."""
+        """Whether the leader has stopped, with all its threads."""
         try:
             threads = os.listdir(f"/proc/{self._pid}/task")
             return all(_state(f"/proc/{self._pid}/task/{thread}/stat") in "TtZX" for thread in threads)
@@ -109,7 +109,7 @@ def _state(path: str) -> str:
 
 
 def make_freezer(*, is_init: bool) -> Freezer:
-    """The best that there is."""
+    """The best freezer of this machine."""
     if is_init:
         try:
             return CgroupFreezer()
@@ -119,7 +119,7 @@ def make_freezer(*, is_init: bool) -> Freezer:
 
 
 def when_frozen(loop: Loop, freezer: Freezer, done: Callable[[bool], None]) -> None:
-    """Call ``done(True)`` when all have stopped, or ``done(False)`` when they did not in time."""
+    """Call ``done(True)`` when all processes have stopped, or ``done(False)`` if they have not in time."""
     end = time.monotonic() + FREEZE_TIMEOUT_S
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""The kernel process: started in a session of its own, signalled, watched, and its last words kept. Python 3.9."""
+"""The kernel process: started in its own session, signalled, watched; its last output is kept. Python 3.9."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Callable, Optional
 
 from .loop import POLLIN, Loop
 
-#: The kernel's stderr is kept for the error message of a failed start; what the user prints never comes this way.
+#: The kernel's stderr is kept for the error message of a failed start; what the user prints takes another way.
 TAIL_LINES = 20
 TAIL_LINE_BYTES = 500
-#: How often the agent looks whether the kernel has made its sockets.
+#: How often the agent checks whether the kernel has made its sockets.
 LOOK_EVERY_S = 0.01
 
 #: The guest's own kernel, in a file beside this one.
@@ -32,9 +32,9 @@ class Kernel:
         self.pid = 0
         self.returncode: Optional[int] = None
         self.oom = False
-        #: With which its requests are signed.
+        #: The key that signs its requests.
         self.key = ""
-        #: Whether it waits for a slow reader of its outputs; other kernels drop them.
+        #: Whether it waits for a slow reader of its outputs; kernels other than ours drop them.
         self.waits = False
         self._loop = loop
         self._directory = directory
@@ -51,11 +51,11 @@ class Kernel:
 
     @property
     def link_path(self) -> str:
-        """The Unix socket that the kernel's process connects to; a short name, for the whole path must be one."""
+        """The Unix socket that the kernel's process connects to; the name is short because the path's length is limited."""
         return f"{self._directory}/a"
 
     def prepare(self) -> None:
-        """Make the directory; raises :class:`OSError`."""
+        """Create the directory; raises :class:`OSError`."""
         os.makedirs(self._directory, mode=0o700)
 
     def start(self, argv: Optional[list[str]], env: dict[str, str], cwd: str, key: str) -> None:
@@ -71,7 +71,7 @@ class Kernel:
         self.key = key
         command = [word.replace("{connection_file}", connection_file) for word in command]
         if os.getpid() != 1:
-            # A host process (the fake monitor's): it must not outlive the agent, as in a VM it could not.
+            # A host process (under the fake monitor) must not outlive the agent; in a VM it could not.
             command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         output, theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
@@ -90,7 +90,7 @@ class Kernel:
             raise
         finally:
             os.close(theirs)
-        # The agent reaps all children itself, this one too.
+        # The agent reaps all children, including this one.
         process.returncode = 0
         self.pid = process.pid
         try:
@@ -114,10 +114,10 @@ class Kernel:
                 pass
 
     def reaped(self, status: int) -> None:
-        """The process has ended with a wait status."""
+        """The process has ended with this wait status."""
         self._read(0)
         self.returncode = os.waitstatus_to_exitcode(status)
-        # What it left in its process group would hold its sockets and its memory.
+        # Processes left in its group would keep its sockets and memory.
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):

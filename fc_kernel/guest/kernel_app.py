@@ -1,6 +1,6 @@
 """The kernel process in the guest, run by its path: Python 3.9, ipykernel.
 
-This package is not on the kernel's path: there ``import fc_kernel`` gives ``in_kernel`` with ``wire`` in it, and nothing else.
+This package is not on the kernel's path: in the kernel ``import fc_kernel`` gives ``in_kernel``, with ``wire`` in it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def provide_package(name: str, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    # The directory of this file, whose modules would hide others from the user's code.
+    # This file's directory: its modules would hide others from the user's code.
     here = os.path.abspath(sys.path.pop(0))
-    # The package itself imports modules that need the other one.
+    # First, because modules of the package import it.
     provide_package("fc_kernel.wire", os.path.join(os.path.dirname(here), "wire"))
     provide_package("fc_kernel", os.path.join(here, "in_kernel"))
     importlib.import_module("fc_kernel.app").KernelApp.launch_instance()

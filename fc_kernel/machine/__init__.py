@@ -1,1 +1,1 @@
-"""One running guest: booted or loaded, woken, saved, ended."""
+"""One running guest: booting it, or loading and waking it, saving it, and ending it."""

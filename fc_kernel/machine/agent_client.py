@@ -1,8 +1,8 @@
-"""The guest agent as the host sees it: one method for each call, and answers that are checked before anybody reads them.
+"""The host's client of the guest agent: one method for each call of the protocol; answers are checked first.
 
 Every call raises :class:`~fc_kernel.errors.AgentError` when the agent refuses it, and
-:class:`~fc_kernel.errors.AgentUnreachable` when no answer comes in time. What an answer says is a claim of the guest: it is
-brought into form here, and what has no form counts as not said.
+:class:`~fc_kernel.errors.AgentUnreachable` when no answer comes in time. An answer is an unproven claim of the
+guest: it is validated here, and a malformed field counts as missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .rpc import RpcConnection
 
 #: A healthy agent answers in milliseconds, also in an emulated guest; it never waits for the kernel.
 AGENT_TIMEOUT_S = 10.0
-#: A message id of a guest's claims.
+#: The longest message id that is taken from a guest.
 MAX_ID_CHARS = 128
 MAX_LANGUAGE_CHARS = 32
 
@@ -32,7 +32,7 @@ Role = Literal["started", "restored", "fork"]
 
 @dataclass(frozen=True, kw_only=True)
 class Greeting:
-    """What the agent says of its machine."""
+    """What the agent says about its machine."""
 
     protocol: int
     python: str
@@ -42,7 +42,7 @@ class Greeting:
 
     @classmethod
     def of(cls, said: Any) -> Greeting:
-        """From an answer that may be anything; raises :class:`~fc_kernel.errors.AgentUnreachable` when it is no greeting."""
+        """Validate an untrusted answer; raises :class:`~fc_kernel.errors.AgentUnreachable` if it is no greeting."""
         try:
             return cls(
                 protocol=int(said["protocol"]),
@@ -57,7 +57,7 @@ class Greeting:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """What the agent says of the kernel that it froze."""
+    """What the agent says about the kernel that it froze."""
 
     instance: int | None = None
     language: str | None = None
@@ -81,26 +81,26 @@ class Frozen:
 
 @dataclass(frozen=True, kw_only=True)
 class Renewal:
-    """What a restored machine is told: who it is now."""
+    """The new identity that a restored machine is given."""
 
     role: Role
     generation: int
-    #: Of the snapshot that it comes from.
+    #: The name of the snapshot that it comes from.
     name: str
     hostname: str
     machine_id: str
-    #: With which the kernel's messages are signed from now on.
+    #: The key that signs the kernel's messages from now on.
     key: str
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Whether Python's generators of random numbers begin anew.
+    #: Whether Python's random number generators are reseeded.
     reseed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Renewed:
-    """What the agent says of a machine that it renewed."""
+    """What the agent says about a machine that it renewed."""
 
-    #: Whether the kernel takes the new key; one that is not ours keeps its own.
+    #: Whether the kernel takes the new key; a kernel of another language keeps its own.
     rekeyed: bool
 
     @classmethod
@@ -110,7 +110,7 @@ class Renewed:
 
 
 def hook_errors(said: object) -> tuple[str, ...]:
-    """What the user's hooks raised, from an answer that may be anything."""
+    """What the user's hooks raised, from an untrusted answer."""
     errors = _object(said).get("hook_errors")
     if not isinstance(errors, list):
         return ()
@@ -130,7 +130,7 @@ def _text(value: object, most: int) -> str | None:
 
 
 class AgentClient:
-    """The agent at the other end of a control connection. ``timeout_s`` is how long an answer may take."""
+    """A client of the agent over one control connection. ``timeout_s`` is how long an answer may take."""
 
     def __init__(
         self,
@@ -139,19 +139,19 @@ class AgentClient:
         on_notification: Callable[[str, dict[str, Any]], None],
         on_lost: Callable[[str, bool], None],
     ) -> None:
-        """Takes over the socket. The callbacks are those of :class:`~fc_kernel.machine.rpc.RpcConnection`."""
+        """Take over the socket. The callbacks are those of :class:`~fc_kernel.machine.rpc.RpcConnection`."""
         self._rpc = RpcConnection(sock, on_notification=on_notification, on_lost=on_lost)
 
     @property
     def alive(self) -> bool:
-        """Whether the connection stands."""
+        """Whether the connection is up."""
         return self._rpc.alive
 
     async def _call(self, method: str, *, within_s: float | None = None, **params: Any) -> Any:
         return await self._rpc.call(method, params, timeout_s=AGENT_TIMEOUT_S if within_s is None else within_s)
 
     async def hello(self) -> Greeting:
-        """Greet; raises :class:`~fc_kernel.errors.AgentUnreachable` for an agent of another protocol."""
+        """Greet; raises :class:`~fc_kernel.errors.AgentUnreachable` for an agent that speaks another protocol version."""
         said = await self._call(methods.HELLO, protocol=PROTOCOL_VERSION, time=time.time(), entropy_b64=_entropy())
         greeting = Greeting.of(said)
         if greeting.protocol != PROTOCOL_VERSION:
@@ -167,7 +167,7 @@ class AgentClient:
     async def start_kernel(
         self, *, argv: Sequence[str] | None, env: Mapping[str, str], key: str, instance: int, timeout_s: float
     ) -> None:
-        """Start a kernel process, and return when it takes requests. ``argv`` ``None`` is the guest's own ipykernel."""
+        """Start a kernel process, and return when it takes requests. Without ``argv`` it is the guest's own ipykernel."""
         await self._call(
             methods.KERNEL_START,
             within_s=timeout_s,
@@ -183,22 +183,22 @@ class AgentClient:
         await self._call(methods.KERNEL_SIGNAL, signum=signum)
 
     async def kill_kernel(self) -> None:
-        """Kill the kernel's process group; the news of its end follows."""
+        """Kill the kernel's process group; a notification of its end follows."""
         await self._call(methods.KERNEL_KILL)
 
     async def freeze(self, *, hooks: bool, hooks_timeout_s: float, timeout_s: float) -> Frozen:
         """Stop the kernel and all that it has started, after the user's hooks if they are to run.
 
-        The agent gives hooks and kernel ``hooks_timeout_s``, and then stops what has not stopped. It refuses with the code
-        :data:`~fc_kernel.wire.methods.KERNEL_BUSY` when a kernel of another language is at work.
+        The agent gives hooks and kernel ``hooks_timeout_s`` and then stops what still runs. It refuses with the code
+        :data:`~fc_kernel.wire.methods.KERNEL_BUSY` when a kernel of another language is busy.
         """
         return Frozen.of(await self._call(methods.FREEZE, within_s=timeout_s, hooks=hooks, timeout_s=hooks_timeout_s))
 
     async def renew(self, renewal: Renewal, *, timeout_s: float) -> Renewed:
         """Give a restored machine an identity, entropy and a clock of its own; its kernel stays frozen.
 
-        The agent refuses with the code :data:`~fc_kernel.wire.methods.ENTROPY_REFUSED` when its Linux takes no entropy: such
-        a machine must be ended.
+        The agent refuses with the code :data:`~fc_kernel.wire.methods.ENTROPY_REFUSED` when its Linux refuses the entropy:
+        such a machine must be ended.
         """
         said = await self._call(
             methods.RENEW,
@@ -218,20 +218,20 @@ class AgentClient:
         return Renewed.of(said)
 
     async def thaw(self, *, timeout_s: float) -> tuple[str, ...]:
-        """Let the kernel go on; in a renewed machine, renew the kernel first. Returns what the user's hooks raised."""
+        """Let the kernel run again; in a renewed machine it is renewed first. Returns what the user's hooks raised."""
         return hook_errors(await self._call(methods.THAW, within_s=timeout_s, time=time.time()))
 
     async def rehearse(self, *, rehearsal_timeout_s: float, timeout_s: float) -> None:
-        """Have the kernel do once, without a trace, what its first cell will; the agent gives it ``rehearsal_timeout_s``."""
+        """Let the kernel run once what its first cell will need, without a trace, within ``rehearsal_timeout_s``."""
         await self._call(methods.REHEARSE, within_s=timeout_s, timeout_s=rehearsal_timeout_s)
 
     async def answer(self, number: int, answer: Mapping[str, Any]) -> None:
-        """Answer a cell's request with a ``result``, or with an ``error`` that is text."""
+        """Answer a cell's request with a ``result`` or with an ``error`` (text)."""
         self._rpc.answering()
         await self._call(methods.ANSWER, id=number, **answer)
 
     async def shut_down(self) -> None:
-        """Have the guest write what it has in its caches, and end its machine."""
+        """Make the guest flush its caches and end its machine."""
         await self._call(methods.SYSTEM_SHUTDOWN)
 
     async def aclose(self) -> None:

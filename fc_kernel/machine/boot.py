@@ -1,4 +1,4 @@
-"""Booting a machine, and what every start of one has in common: a run directory, a deadline, the tier that was asked for."""
+"""Booting a machine, and what booting and loading share: a run directory, a deadline, the check of the tier."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ async def boot(
     labels: dict[str, str],
     choice: Choice | None = None,
 ) -> Machine:
-    """Boot and greet the agent, within ``resolved.start_timeout_s``.
+    """Boot a machine and greet its agent, within ``resolved.start_timeout_s``.
 
-    Raises :class:`~fc_kernel.errors.ConfigError` before anything is started,
-    :class:`~fc_kernel.errors.LaunchError` with the console's last lines afterwards; then all is undone.
+    Raises :class:`~fc_kernel.errors.ConfigError` before anything is started, and afterwards
+    :class:`~fc_kernel.errors.LaunchError` with the console's last lines; everything is then undone.
     """
     loop = asyncio.get_running_loop()
-    # Both look at files, and the first one also asks programs for their version and KVM for its speed.
+    # Both read files; the first also runs programs for their versions and measures the speed of KVM.
     if choice is None:
         choice = await loop.run_in_executor(None, choose_monitor, resolved, tenant.config)
     spec, initrd, image = await loop.run_in_executor(None, with_image, resolved, tenant)
@@ -72,10 +72,10 @@ async def prepare(
     timeout_s: float,
     labels: dict[str, str],
 ) -> Vmm:
-    """A monitor that is not started, in a fresh directory below ``run_dir``; ``undo`` releases both."""
+    """Make a monitor, not started yet, in a fresh directory below ``run_dir``; ``undo`` releases both."""
     vm_id = new_vm_id()
     own_dir = await off_loop(functools.partial(RunDir.create, run_dir, vm_id), undo=RunDir.remove)
-    # It may hold a memory.
+    # The directory may hold a guest's memory, so removing it takes time.
     undo.push_async_callback(off_loop, own_dir.remove)
     plan = BootPlan(
         vm_id=vm_id, spec=spec, run_dir=own_dir.path, initrd=initrd, start_timeout_s=timeout_s, labels=labels
@@ -87,7 +87,7 @@ async def prepare(
 
 @contextlib.asynccontextmanager
 async def up_within(vmm: Vmm, timeout_s: float) -> AsyncIterator[None]:
-    """A start's deadline; whatever goes wrong becomes a :class:`~fc_kernel.errors.LaunchError` with the console's end."""
+    """A start's deadline; every error becomes a :class:`~fc_kernel.errors.LaunchError` with the console's last lines."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -102,7 +102,7 @@ async def up_within(vmm: Vmm, timeout_s: float) -> AsyncIterator[None]:
 
 
 def with_image(resolved: Resolved, tenant: Tenant) -> tuple[VmSpec, Path | None, Image | None]:
-    """The spec with what the image brings; hashes the image's files, so it runs off the loop."""
+    """Complete the spec from the image. Hashes the image's files: call it off the loop."""
     if resolved.monitor in FOR_TESTS:
         return resolved.spec, None, None
     from ..images.initramfs import boot_initrd
@@ -125,7 +125,7 @@ def with_image(resolved: Resolved, tenant: Tenant) -> tuple[VmSpec, Path | None,
 
 
 def check_tier(vmm: Vmm, resolved: Resolved) -> None:
-    """What counts is the running process, not what was expected of the host."""
+    """Check the tier of the running process, not the one that was expected of the host."""
     if vmm.tier.rank < resolved.minimum_tier.rank:
         raise IsolationUnavailable(
             f"the running monitor gives the tier {vmm.tier}, and at least {resolved.minimum_tier} is required"

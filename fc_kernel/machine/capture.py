@@ -1,4 +1,4 @@
-"""Taking a snapshot of a running machine: freeze, pause, save, go on; and only then write and publish."""
+"""Taking a snapshot of a running machine: freeze, pause, save, resume and thaw; only then write and publish."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .machine import Machine
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-#: Hooks of the user's, flushing, and freezing: the agent gives up by itself before we do.
+#: For the user's hooks, flushing and freezing; the agent gives up before we do.
 FREEZE_TIMEOUT_S = 30.0
 HOOKS_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
 class TakenSnapshot:
-    """A published snapshot, and how long the kernel stood still for it."""
+    """A published snapshot, and for how long the kernel was stopped."""
 
     snapshot: Snapshot
     stood_still_s: float
@@ -42,7 +42,7 @@ class TakenSnapshot:
 
 
 def expected_bytes(machine: Machine) -> int:
-    """About what a snapshot will take: what the monitor has in memory of its own."""
+    """An estimate of a snapshot's size: the monitor's private memory."""
     pid = machine.vmm.pid
     whole = (machine.vmm.plan.spec.mem_size_mib or 0) << 20
     if pid is None or machine.origin.base is None:
@@ -62,15 +62,15 @@ async def take(
     hooks: bool = True,
     on_resumed: Callable[[], Awaitable[None]] | None = None,
 ) -> TakenSnapshot:
-    """Save the machine into a draft, let it go on, and publish the draft; the next diff is on the new snapshot.
+    """Save the machine into a draft, let it run again, and publish the draft; the next diff is based on the new snapshot.
 
-    ``describe`` makes the manifest from what the agent told. The caller discards the draft when this fails: then the
-    machine runs as before. Once the capture has begun it is carried to its end, also when the caller is cancelled.
+    ``describe`` makes the manifest from what the agent said. When this fails the machine runs as before, and the caller
+    discards the draft. Once begun, the capture is completed even if the caller is cancelled.
     """
     taken: list[tuple[Frozen, float]] = []
     base = machine.origin.base
     if base is not None and not await off_loop(base.vmstate.exists):
-        # Somebody has removed it by force: this snapshot stands by itself.
+        # Somebody removed the base by force: this snapshot must be a full one.
         machine.rebase(None)
         base = None
 
@@ -93,7 +93,7 @@ async def take(
         )
         snapshot, hold = await _to_the_end(functools.partial(_published, draft, publish))
     except BaseException:
-        # What a next diff would be on is lost with this one.
+        # The base of the next diff is lost with this snapshot.
         machine.rebase(None)
         raise
     machine.rebase(snapshot, hold)
@@ -101,12 +101,12 @@ async def take(
 
 
 def _published(draft: Draft, publish: Callable[[], Snapshot]) -> tuple[Snapshot, Hold]:
-    """The snapshot, held from its first moment: nobody may take away what the next diff is on."""
+    """The snapshot, held from the start, so that nobody removes the base of the next diff."""
     return publish(), draft.keep()
 
 
 async def _to_the_end(call: Callable[[], T]) -> T:
-    """The result of a blocking call; who is cancelled waits for its end, because it goes on anyway."""
+    """Run a blocking call; a cancelled caller waits for it to end, because it cannot be stopped."""
     future = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(future)
@@ -116,7 +116,7 @@ async def _to_the_end(call: Callable[[], T]) -> T:
 
 
 async def _capture(machine: Machine, draft: Draft, kind: Any, *, hooks: bool) -> tuple[Frozen, float]:
-    """Freeze to thaw. Whatever happens the machine runs afterwards, or is ended: it never stays frozen."""
+    """From freeze to thaw. Whatever happens, the machine runs afterwards or is ended: it never stays frozen."""
     vmm = machine.vmm
     await vmm.prepare()
     since = time.monotonic()
@@ -169,7 +169,7 @@ async def _thaw(machine: Machine) -> None:
 
 
 def kernel_state(frozen: Frozen, key: bytes) -> KernelState:
-    """What the manifest keeps of the kernel."""
+    """The state of the kernel that the manifest records."""
     return KernelState(
         instance=frozen.instance,
         language=frozen.language,

@@ -11,15 +11,15 @@ from pathlib import Path
 from ..errors import AgentUnreachable, RemoteProtocolError
 from ..wire.handshake import HandshakeClient, connect_request
 
-#: While a guest boots nothing listens yet, and Firecracker then answers nothing at all: each try has a deadline.
+#: While a guest boots nothing listens, and Firecracker does not answer at all; so each try has a deadline.
 TRY_TIMEOUT_S = 1.0
 RETRY_AFTER_S = 0.02
 
 
 async def dial(uds_path: Path, port: int) -> socket.socket:
-    """Connect to a port of the guest; returns the non-blocking socket, on which the next byte is the guest's.
+    """Connect to a port of the guest; returns the non-blocking socket, after the handshake.
 
-    Raises :class:`OSError` when nothing listens, :class:`~fc_kernel.errors.RemoteProtocolError` for an answer that is none.
+    Raises :class:`OSError` when nothing listens, :class:`~fc_kernel.errors.RemoteProtocolError` for a malformed answer.
     """
     loop = asyncio.get_running_loop()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -29,7 +29,7 @@ async def dial(uds_path: Path, port: int) -> socket.socket:
         handshake = HandshakeClient()
         answer = None
         while answer is None:
-            # One byte at a time: what follows the line belongs to whoever gets the socket.
+            # One byte at a time: what follows the line belongs to the caller.
             byte = await loop.sock_recv(sock, 1)
             if not byte:
                 raise ConnectionRefusedError(f"the guest does not listen on port {port}")
@@ -41,7 +41,7 @@ async def dial(uds_path: Path, port: int) -> socket.socket:
 
 
 async def dial_until(uds_path: Path, port: int) -> socket.socket:
-    """Dial again and again until the guest answers; the caller has the deadline."""
+    """Dial again and again until the guest answers; the caller sets the deadline."""
     while True:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(TRY_TIMEOUT_S):
@@ -50,7 +50,7 @@ async def dial_until(uds_path: Path, port: int) -> socket.socket:
 
 
 async def dial_all(uds_path: Path, ports: dict[str, int]) -> dict[str, socket.socket]:
-    """One connection for each name, all at once; all or none. Raises :class:`~fc_kernel.errors.AgentUnreachable`."""
+    """Dial all ports at once: one connection for each name, or none. Raises :class:`~fc_kernel.errors.AgentUnreachable`."""
     dialled = [asyncio.ensure_future(dial(uds_path, port)) for port in ports.values()]
     try:
         sockets = await asyncio.gather(*dialled)

@@ -1,4 +1,4 @@
-"""What a snapshot has to fit: the monitor, the processor and the image of this host."""
+"""What a snapshot must match to be loaded: the monitor, the processor and the image of this host."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..snapshots.manifest import Cpu, ImageRef
 from ..vmm.monitors import Choice
 from ..wire.ports import PROTOCOL_VERSION
 
-#: What TCG emulates depends on QEMU's version, which is compared by itself, and not on the host's processor.
+#: What TCG emulates depends on QEMU's version, which is compared separately, not on the host's processor.
 EMULATED = "emulated"
 
 
 def host_for(choice: Choice, image: Image | None) -> Host:
-    """This host as a snapshot of ``choice``'s monitor sees it; ``image`` ``None`` is a guest without one."""
+    """This host with the monitor of ``choice``; ``image`` is ``None`` for a guest without one."""
     return Host(
         monitor=choice.monitor,
         monitor_version=choice.version,

@@ -1,14 +1,14 @@
-"""The connections of one machine to its guest. They are made here and nowhere else.
+"""The connections from the host to one guest. They are made here and nowhere else.
 
-There is one control connection, one connection for each Jupyter channel, and later one for each service of the guest. All
-of them belong to a *generation*: after a restore nothing of an older generation is of use.
+There is one control connection, one for each Jupyter channel, and later one for each service of the guest. All of them
+belong to a *generation*: after a restore those of an older generation are useless.
 
     links.attach()             the control connection alone: while a guest boots, or before it is renewed
     links.attach(generation)   all that a kernel needs, before its code runs
-    links.take_channels()      hands the channels' sockets to whoever serves the kernel's clients
+    links.take_channels()      hands the channels' sockets to the server of the kernel's clients
     links.rest()               before a pause
-    links.attach()             after it: makes again what :meth:`Links.rest` has dropped
-    links.drop()               at the end, or when the guest is to be dialled anew
+    links.attach()             after it: remakes what :meth:`Links.rest` has dropped
+    links.drop()               at the end, or before the guest is dialled anew
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .dial import dial_all, dial_until
 
 T = TypeVar("T")
 
-#: An agent that has answered on its control port takes the other connections at once.
+#: An agent that has answered on its control port accepts the other connections at once.
 CHANNELS_TIMEOUT_S = 10.0
 
 
 class Links:
-    """The only one that dials a machine's guest.
+    """All connections of one machine; nothing else dials its guest.
 
-    ``on_notification(method, params)`` gets what the agent tells unasked, and ``on_lost(reason, fatal)`` the end of the
-    control connection unless it was dropped here. Both run on the event loop. Who takes the channels sees their end.
+    ``on_notification(method, params)`` gets the agent's notifications, ``on_lost(reason, fatal)`` the end of the control
+    connection unless it was dropped here. Both run on the event loop. Whoever takes the channels sees their end.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Links:
         self._on_notification = on_notification
         self._on_lost = on_lost
         self._agent: AgentClient | None = None
-        #: Connected, and not yet taken.
+        #: Connected channels that nobody has taken yet.
         self._channels: dict[str, socket.socket] = {}
-        #: Whether somebody has channels that nothing here has broken.
+        #: Whether channels were taken, and not dropped since.
         self._taken = False
-        #: What the channels belong to; ``None`` before anything but the control connection was wanted.
+        #: The generation of the channels; ``None`` while only the control connection was asked for.
         self.generation: int | None = None
         self._attaching = asyncio.Lock()
-        #: How often everything was dropped: what was being dialled meanwhile is not wanted any more.
+        #: How often everything was dropped: a connection that was being dialled meanwhile is closed.
         self._drops = 0
 
     @property
@@ -68,21 +68,21 @@ class Links:
 
     @property
     def connected(self) -> bool:
-        """Whether the control connection stands."""
+        """Whether the control connection is up."""
         return self._agent is not None and self._agent.alive
 
     @property
     def outlive_a_snapshot(self) -> bool:
-        """Whether the monitor keeps connections over a pause and a snapshot."""
+        """Whether the monitor keeps connections open across a pause and a snapshot."""
         return Capability.SNAPSHOT_KEEPS_CONNECTIONS in self._vmm.capabilities
 
     async def attach(self, generation: int | None = None) -> None:
-        """Make every connection that is missing: control, then channels. What stands is left as it is.
+        """Make every connection that is missing: control, then channels. Those that are up stay as they are.
 
-        With a ``generation`` there are channels to take afterwards; those of another generation are dropped. ``None`` makes
-        again what :meth:`rest` or :meth:`drop` has closed. An agent that does not listen yet is dialled until it does: the
-        caller has the deadline. Raises :class:`~fc_kernel.errors.MonitorExited` as soon as the monitor ends, and
-        :class:`~fc_kernel.errors.AgentUnreachable` when the guest takes no channels or :meth:`drop` was called meanwhile.
+        With a ``generation`` channels are connected too, and those of another generation are dropped. ``None`` remakes what
+        :meth:`rest` or :meth:`drop` has closed. An agent that does not listen yet is dialled until it does: the caller sets
+        the deadline. Raises :class:`~fc_kernel.errors.MonitorExited` as soon as the monitor ends, and
+        :class:`~fc_kernel.errors.AgentUnreachable` when the guest accepts no channels or :meth:`drop` was called meanwhile.
         """
         async with self._attaching:
             if generation is not None:
@@ -102,9 +102,9 @@ class Links:
                 self._channels = sockets
 
     def take_channels(self) -> dict[str, socket.socket]:
-        """The connected sockets, by channel; they are the caller's from now on, and the next :meth:`attach` makes others.
+        """The connected sockets, by channel. The caller owns them from now on, and the next :meth:`attach` makes new ones.
 
-        Raises :class:`~fc_kernel.errors.StateError` when there are none.
+        Raises :class:`~fc_kernel.errors.StateError` if there are none.
         """
         if not self._channels:
             raise StateError("the guest's channels are not connected")
@@ -112,12 +112,12 @@ class Links:
         return channels
 
     async def rest(self) -> None:
-        """Drop what a pause would break, so that nobody takes the break for a fault; :meth:`attach` makes it again."""
+        """Drop the connections that a pause would break, so that this is not taken for a fault; :meth:`attach` remakes them."""
         if not self.outlive_a_snapshot:
             await self.drop()
 
     async def drop(self) -> None:
-        """Close every connection that was not taken; may be called twice."""
+        """Close every connection except those that were taken; may be called twice."""
         self._drops += 1
         self._taken = False
         self._close_channels()
@@ -158,7 +158,7 @@ class Links:
                 return task.result()
             raise MonitorExited(str(exited.result()), returncode=exited.result().returncode)
         except asyncio.CancelledError:
-            # Dialled in the very moment in which the caller was cancelled: nobody gets the result any more.
+            # The dial ended just as the caller was cancelled: nobody gets the result.
             if task.done() and not task.cancelled() and task.exception() is None:
                 _close_all(task.result())
             raise
@@ -171,7 +171,7 @@ class Links:
 
 
 def _close_all(dialled: object) -> None:
-    """Close one socket, or those of a dictionary."""
+    """Close one socket, or all sockets of a dictionary."""
     for each in dialled.values() if isinstance(dialled, dict) else (dialled,):
         if isinstance(each, socket.socket):
             each.close()

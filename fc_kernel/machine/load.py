@@ -40,8 +40,8 @@ async def load(
 ) -> Machine:
     """Load a snapshot into a fresh monitor; the kernel in it is frozen until :func:`~fc_kernel.machine.wake.wake`.
 
-    The snapshot was checked by the caller; its hold is taken over, also when this fails. ``paused`` leaves the whole VM
-    standing, for a pool. Raises :class:`~fc_kernel.errors.LaunchError`; then all is undone.
+    The caller has checked the snapshot. Its hold is taken over, also when this fails. With ``paused`` the whole VM stays
+    paused, for a pool. Raises :class:`~fc_kernel.errors.LaunchError`; everything is then undone.
     """
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as undo:
@@ -97,7 +97,7 @@ def _kernel_of(snapshot: Snapshot) -> GuestKernel | None:
 
 
 def spec_for_load(snapshot: Snapshot, image: Image | None, instead: VmSpec | None = None) -> VmSpec:
-    """The snapshot's machine, with the files that this host has for it: the image's, or those of ``instead``."""
+    """The spec of the snapshot's machine with the files of this host: those of the image, or of ``instead``."""
     spec = snapshot.spec
     if spec.mem_size_mib is None or spec.vcpu_count is None:
         raise SnapshotCorrupt("manifest.json", "a machine without vCPUs or memory")

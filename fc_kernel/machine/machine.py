@@ -1,4 +1,4 @@
-"""One guest that runs: its monitor, its connections, and the snapshot that it comes from. Made whole or not at all."""
+"""One running guest: its monitor, its connections, and the snapshot that it comes from. It is made whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Writing back the caches of a guest with a writable drive, before its machine is ended.
+#: For a guest with a writable drive to flush its caches before its machine is ended.
 POWER_OFF_TIMEOUT_S = 10.0
 
-#: A kernel that ends, or a cell that asks, before it is known whose the machine is.
+#: Notifications (a kernel ends, a cell asks) that are kept until the machine has an owner.
 MAX_UNHEARD = 16
 
 
 @dataclass(frozen=True)
 class GuestKernel:
-    """The kernel process that a snapshot brought with it, under the number that the guest's agent has for it."""
+    """The kernel process in a loaded snapshot; ``instance`` is its number in the guest's agent."""
 
     instance: int
     key: bytes
@@ -46,36 +46,36 @@ class Origin:
     """How a machine was started, and the snapshot that its state came from."""
 
     started: Literal["cold", "template", "pool", "snapshot"]
-    #: What was loaded, or saved, last: what changes since then is what a diff holds.
+    #: The snapshot that was loaded or saved last: a diff holds what has changed since.
     base: Snapshot | None = None
-    #: The user's snapshot that the state came from or was last saved as; never a template.
+    #: The user's snapshot that was loaded or saved last; never a template.
     current: Snapshot | None = None
     #: The generation of the snapshot that was loaded.
     generation: int = 0
     kernel: GuestKernel | None = None
-    #: Lets go of ``base``.
+    #: Releases ``base``.
     release: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
 class Machine:
     """A running guest whose agent has answered; :meth:`boot` makes it, :meth:`aclose` ends it.
 
-    What the guest tells is kept until :meth:`listen`. ``on_agent_lost(reason, fatal)`` is whoever's the machine is, and runs
-    on the loop.
+    Notifications are kept until :meth:`listen`. ``on_agent_lost(reason, fatal)`` is set by the machine's owner, and runs on
+    the loop.
     """
 
     def __init__(self, vmm: Vmm, undo: contextlib.AsyncExitStack, origin: Origin, host: Host) -> None:
         self.vmm = vmm
         self.origin = origin
-        #: What a snapshot of this machine has to fit.
+        #: What a snapshot of this machine requires of a host.
         self.host = host
         self.started_at = time.monotonic()
         self.on_notification: Callable[[str, dict[str, Any]], None] | None = None
         self._unheard: list[tuple[str, dict[str, Any]]] = []
         self.on_agent_lost: Callable[[str, bool], None] = lambda _reason, _fatal: None
-        #: Loaded, its kernel frozen, until somebody tells it who it is now.
+        #: Whether it was loaded and its kernel is frozen until :func:`~fc_kernel.machine.wake.wake`.
         self.needs_wake = False
-        #: The highest number that a kernel process in it has had.
+        #: The highest number of a kernel process in it so far.
         self.last_instance = 0
         self.links = Links(vmm, on_notification=self._notified, on_lost=self._lost)
         self._undo = contextlib.AsyncExitStack()
@@ -83,14 +83,14 @@ class Machine:
         undo.push_async_callback(self.links.drop)
 
     def own(self, undo: contextlib.AsyncExitStack) -> None:
-        """What :meth:`aclose` releases, from whoever has made the machine."""
+        """Take over, from whoever made the machine, what :meth:`aclose` releases."""
         self._undo = undo
 
     def _release_base(self) -> None:
         self.origin.release.close()
 
     def rebase(self, snapshot: Snapshot | None, hold: Hold | None = None) -> None:
-        """The next diff is on this snapshot, which was just taken; with ``None`` there is nothing that it could be on."""
+        """Base the next diff on this snapshot, which was just taken; with ``None`` no diff is possible."""
         self._release_base()
         origin = self.origin
         origin.release = contextlib.ExitStack()
@@ -106,7 +106,7 @@ class Machine:
         return self.links.agent
 
     def listen(self, heard: Callable[[str, dict[str, Any]], None] | None) -> None:
-        """Call ``heard(method, params)`` on the loop for what the guest tells, and told before; ``None`` keeps it again."""
+        """Call ``heard(method, params)`` on the loop for each notification, kept ones first; ``None`` keeps them again."""
         self.on_notification = heard
         if heard is not None:
             unheard, self._unheard = self._unheard, []
@@ -131,7 +131,7 @@ class Machine:
             await self._undo.aclose()
 
     async def _power_off(self) -> None:
-        """Let the guest write what it has in its caches; a guest that does not is cut off."""
+        """Let the guest flush its caches; a guest that does not is killed."""
         try:
             async with asyncio.timeout(POWER_OFF_TIMEOUT_S):
                 await self.agent.shut_down()
@@ -140,7 +140,7 @@ class Machine:
             log.warning("VM %s did not power off in order: %s", self.vmm.plan.vm_id, error or "no answer")
 
     def environment(self) -> dict[str, str]:
-        """What the kernel is told of its machine."""
+        """The environment variables that tell the kernel about its machine."""
         plan = self.vmm.plan
         return {
             operations.TIER_VARIABLE: str(self.vmm.tier),
@@ -152,7 +152,7 @@ class Machine:
 
     @property
     def keeps_data(self) -> bool:
-        """Whether the guest may write to something that outlives it; its overlay does not."""
+        """Whether the guest can write to a drive that outlives it; its overlay does not."""
         spec = self.vmm.plan.spec
         return spec.rootfs_read_only is False or any(not drive.is_read_only for drive in spec.extra_drives or ())
 

@@ -13,10 +13,10 @@ from ..base.text import without_controls
 from ..errors import AgentError, AgentUnreachable, RemoteProtocolError
 from ..wire.methods import MAX_LINE_BYTES
 
-#: What is read and parsed before other kernels get their turn on the loop.
+#: How much is read and parsed before other kernels get their turn on the loop.
 READ_BYTES = 1 << 14
-#: Messages that no call waits for: news of a kernel's end, and a cell's requests, each of which is answered. Restarts by hand
-#: come nowhere near.
+#: The limit on messages that no call waits for: a kernel's end, and a cell's requests, each of which is answered. Restarts
+#: by hand stay far below it.
 MAX_UNAWAITED = 64
 PER_S = 10.0
 MAX_ERROR_CHARS = 4000
@@ -64,7 +64,7 @@ class RpcCodec:
 class RpcConnection:
     """One connection. ``on_notification(method, params)`` and ``on_lost(reason, fatal)`` run on the loop.
 
-    A loss is fatal, and dialling again of no use, when the guest broke the protocol.
+    A loss is fatal, and dialling again useless, when the guest broke the protocol.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class RpcConnection:
 
     @property
     def alive(self) -> bool:
-        """Whether the connection stands."""
+        """Whether the connection is up."""
         return not self._reader.done()
 
     def answering(self) -> None:
-        """The next call answers a notification: that one was no unasked message."""
+        """The next call answers a notification, so that notification does not count as unasked."""
         self._unawaited = max(0, self._unawaited - 1)
 
     async def call(self, method: str, params: dict[str, Any], *, timeout_s: float) -> Any:
@@ -123,7 +123,7 @@ class RpcConnection:
             while data := await loop.sock_recv(self._sock, READ_BYTES):
                 for message in self._codec.receive_data(data):
                     self._dispatch(message)
-                # Receiving does not yield while there is something to receive: a flood would have the loop for itself.
+                # Receiving does not yield while there is something to receive: a flood would occupy the loop.
                 await asyncio.sleep(0)
         except (OSError, RemoteProtocolError) as error:
             reason, fatal = str(error), isinstance(error, RemoteProtocolError)
@@ -144,7 +144,7 @@ class RpcConnection:
         if answer is None or answer.done():
             if self._codec.asked(message["id"]):
                 self._count_unawaited()
-                return  # the answer to a call whose caller did not wait
+                return  # the answer to a call whose caller has given up
             raise RemoteProtocolError(f"the guest agent answered a call that nobody made: {message['id']!r:.40}")
         error = message.get("error")
         if error is None:

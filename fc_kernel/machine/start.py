@@ -1,4 +1,4 @@
-"""A kernel process in a machine: the one that a snapshot brought with it, or a new one."""
+"""Starting a kernel process in a machine: waking the one in the loaded snapshot, or starting a new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .wake import WakeRequest, wake
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRequest:
-    """The kernel process to start in the guest; ``argv`` ``None`` is the guest's own ipykernel."""
+    """The kernel process to start in the guest; without ``argv`` it is the guest's own ipykernel."""
 
     resolved: Resolved
     argv: Sequence[str] | None = None
@@ -24,7 +24,7 @@ class KernelRequest:
 
 @dataclass(frozen=True)
 class StartedKernel:
-    """A kernel process that runs: its number in the guest, its key, and what its hooks raised."""
+    """A running kernel process: its number in the guest, its key, and what the user's hooks raised."""
 
     instance: int
     key: bytes
@@ -32,7 +32,7 @@ class StartedKernel:
 
 
 async def start_kernel(machine: Machine, request: KernelRequest, *, generation: int) -> StartedKernel:
-    """Wake what a loaded machine has, or start a process with a number above those before it.
+    """Wake the kernel of a loaded machine, or start a process with the next number.
 
     Raises :class:`~fc_kernel.errors.AgentError` or :class:`~fc_kernel.errors.LaunchError`.
     """

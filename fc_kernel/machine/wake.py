@@ -1,10 +1,10 @@
-"""Waking a loaded machine: it is renewed, its connections are made, and then its kernel goes on.
+"""Waking a loaded machine: it is renewed, its connections are made, and then its kernel runs.
 
-    renew                  generation, entropy, clock, names and key; the kernel stands still
+    renew                  generation, entropy, clock, names and key; the kernel is still frozen
     links.attach           what the kernel's code needs
     thaw                   random generators, the user's hooks, then the user's code
 
-So no byte of user code runs in a machine that does not know yet that it was restored, nor before its connections are there.
+So no byte of user code runs before the machine knows that it was restored and has its connections.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .machine import GuestKernel, Machine
 
 log = logging.getLogger(__name__)
 
-#: Reseeding and the user's hooks; a hook that takes longer is the user's own business, but not for ever.
+#: For reseeding and the user's hooks; a hook may be slow, but not endless.
 WAKE_TIMEOUT_S = 60.0
 REHEARSAL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class WakeRequest:
-    """What a restored machine is to be."""
+    """What a loaded machine is to become."""
 
     role: Role
     generation: int
-    #: Of the snapshot that it comes from.
+    #: The name of the snapshot that it comes from.
     name: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     reseed: bool = True
@@ -44,7 +44,7 @@ async def wake(machine: Machine, request: WakeRequest, *, timeout_s: float = WAK
     """Renew a loaded machine, attach its connections and thaw its kernel. Returns what the user's hooks raised.
 
     Raises :class:`~fc_kernel.errors.NotReseeded` when the guest does not take fresh entropy, and
-    :class:`~fc_kernel.errors.LaunchError` for whatever else goes wrong within ``timeout_s``: the caller must end the machine.
+    :class:`~fc_kernel.errors.LaunchError` for any other failure within ``timeout_s``; the caller must then end the machine.
     """
     async with up_within(machine.vmm, timeout_s):
         await _renew(machine, request, timeout_s)
@@ -53,10 +53,10 @@ async def wake(machine: Machine, request: WakeRequest, *, timeout_s: float = WAK
 
 
 async def rehearse(machine: Machine) -> None:
-    """Let a loaded machine do once, without a trace, what its first user will ask of it, and have it sleep again.
+    """Let a loaded machine run once, without a trace, what its first user will need, and freeze it again.
 
-    An emulator translates code as it is first run, which takes several times as long as running it. A guest that cannot
-    rehearse stays as it is. Raises what :func:`wake` raises.
+    An emulator translates code when it first runs, which takes several times as long as running it. A guest that cannot
+    rehearse stays as it is. Raises as :func:`wake` does.
     """
     generation = machine.origin.generation + 1
     async with up_within(machine.vmm, WAKE_TIMEOUT_S):
@@ -89,11 +89,11 @@ async def _renew(machine: Machine, request: WakeRequest, timeout_s: float) -> No
     try:
         renewed = await _renewed(machine, renewal, timeout_s)
     except AgentUnreachable:
-        # A connection that was made as the guest noticed its restore falls with those of its past. Once more is enough.
+        # A guest drops its old connections when it notices the restore; one made just then is dropped too. One retry is enough.
         await machine.links.drop()
         await machine.links.attach()
         renewed = await _renewed(machine, renewal, timeout_s)
-    # The key of a kernel that is not ours stays what it was: nothing waits in it that could run with it.
+    # A kernel of another language keeps its key; that is safe, as it was saved with no request waiting.
     if machine.origin.kernel is not None and renewed.rekeyed:
         old = machine.origin.kernel
         machine.origin.kernel = GuestKernel(old.instance, renewal.key.encode(), old.execution_count, old.cell)

@@ -96,7 +96,7 @@ class PageFile:
 
     @classmethod
     def open(cls, path: Path, mem_size_bytes: int) -> Self:
-        """Open and check a file; raises :class:`~fc_kernel.errors.SnapshotCorrupt`, or :class:`OSError` if it cannot be opened."""
+        """Open and check a file; raises :class:`~fc_kernel.errors.SnapshotCorrupt`, or :class:`OSError` from opening it."""
         descriptor, size = _opened(path)
         try:
             return cls(descriptor, _checked_numbers(descriptor, size, mem_size_bytes))

@@ -166,7 +166,7 @@ class Link:
         return events
 
     def receive_data(self, data: Buffer) -> list[Event]:
-        """Take bytes from the peer and return events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
+        """Take bytes from the peer and return events. Raises only :class:`~fc_kernel.errors.RemoteProtocolError`."""
         view = memoryview(data)
         events: list[Event] = []
         while view:

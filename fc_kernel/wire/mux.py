@@ -269,7 +269,7 @@ class Mux:
         self._control.append(HEADER.pack(0, WINDOW_UPDATE, flags, stream, count))
 
     def receive_data(self, data: Union[bytes, memoryview]) -> list[Event]:
-        """Take bytes from the peer and return events. Raises :class:`~fc_kernel.errors.RemoteProtocolError` and nothing else."""
+        """Take bytes from the peer and return events. Raises only :class:`~fc_kernel.errors.RemoteProtocolError`."""
         view = memoryview(data)
         events: list[Event] = []
         while view:
