@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import signal
@@ -16,6 +17,8 @@ from traitlets import Bool
 
 from .. import __version__
 from ..errors import FcKernelError
+from ..host.current import host_for
+from ..host.service import KernelHost
 from ..settings.config import FcKernelConfig, load_config
 from ..settings.tenant import Tenant
 
@@ -138,6 +141,18 @@ class Command(_Application):
         else:
             self.err.print(f"{called(self)}: {error}", style="red", markup=False)
         raise SystemExit(1) from error
+
+
+class HostCommand(Command):
+    """A command that asks the host of this user's kernels, and knows nothing else of them."""
+
+    def run(self) -> int | None:
+        """Act on the host."""
+        return asyncio.run(self.act(host_for(self.tenant)))
+
+    async def act(self, host: KernelHost) -> int | None:
+        """Do the work; the number returned is the exit status, ``None`` is 0."""
+        raise NotImplementedError
 
 
 def _not_reported_anyway(record: logging.LogRecord) -> bool:

@@ -1,25 +1,29 @@
-"""``fc-kernel snapshot list|show|rm|rename|export|import``: work on the store itself; no server has to run."""
+"""``fc-kernel snapshot list|show|rm|rename|export|import``: on this user's snapshots; no server has to run."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
-from typing import Any
 
 from jupyter_core.application import base_aliases, base_flags
 from rich.table import Table
 from rich.text import Text
 from traitlets import Bool, Unicode
 
+from ..api.inventory import SnapshotDetails
+from ..api.models import Snapshot
 from ..base.text import without_controls
-from ..errors import SnapshotError, SnapshotInUse, SnapshotNotFound
-from ..snapshots import Snapshot, SnapshotStore, export_snapshot, import_snapshot
-from ..supply.stores import snapshot_store
-from .command import JSON_FLAG, Command, CommandGroup
+from ..errors import SnapshotInUse, SnapshotNotFound
+from ..host.service import ByteStream, KernelHost
+from ..snapshots.location import readable, writable
+from .command import JSON_FLAG, CommandGroup, HostCommand
 
+CHUNK_BYTES = 1 << 20
 KIB, MIB = 1 << 10, 1 << 20
 
 
-class SnapshotCommand(Command):
+class SnapshotCommand(HostCommand):
     """What the commands on snapshots share: a snapshot is meant by its name, its id, or an id's beginning."""
 
     aliases = {**base_aliases, "scope": "SnapshotCommand.scope"}
@@ -27,13 +31,9 @@ class SnapshotCommand(Command):
 
     scope = Unicode("", help="only snapshots of this notebook (its path below the server's root)").tag(config=True)
 
-    def store(self) -> SnapshotStore:
-        """The store that the configuration speaks of."""
-        return snapshot_store(self.tenant)
-
-    def find(self, store: SnapshotStore, ref: str) -> Snapshot:
+    async def find(self, host: KernelHost, ref: str) -> Snapshot:
         """The one that is meant; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
-        return store.get(ref, scope=self.scope or None)
+        return await host.find_snapshot(ref, scope=self.scope or None)
 
 
 class SnapshotListCommand(SnapshotCommand):
@@ -46,18 +46,13 @@ class SnapshotListCommand(SnapshotCommand):
     """
     command_word = "list"
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Print the table."""
-        store = self.store()
-        snapshots = store.list(scope=self.scope or None)
-        broken = {} if self.scope else store.broken()
+        snapshots = await host.snapshots(self.scope or None)
+        broken = [] if self.scope else await host.broken_snapshots()
         if self.json:
-            self.print_json(
-                [
-                    *({**snapshot.to_dict(), "own_bytes": store.disk_bytes(snapshot)} for snapshot in snapshots),
-                    *({"id": name, "error": str(error)} for name, error in broken.items()),
-                ]
-            )
+            details = await host.snapshot_details([each.id for each in snapshots])
+            self.print_json([each.model_dump(mode="json") for each in (*details, *broken)])
             return
         if not snapshots and not broken:
             self.out.print("no snapshot; take one with %snapshot in a notebook")
@@ -71,7 +66,7 @@ class SnapshotListCommand(SnapshotCommand):
                 snapshot.name,
                 snapshot.id,
                 _time(snapshot),
-                _size(snapshot.added_bytes),
+                _size(snapshot.size_bytes),
                 names.get(snapshot.parent or "", ""),
                 snapshot.scope,
                 snapshot.description,
@@ -79,9 +74,10 @@ class SnapshotListCommand(SnapshotCommand):
             table.add_row(*(_cell(text) for text in cells))
         if snapshots:
             self.out.print(table)
-            self.out.print(f"{_size(store.disk_bytes())} on the disk in all")
-        for name, error in broken.items():
-            self.err.print(f"{name}: {error}; remove it with: fc-kernel snapshot rm {name}", style="red", markup=False)
+            self.out.print(f"{_size((await host.disk_use()).used_bytes)} on the disk in all")
+        for each in broken:
+            told = f"{each.id}: {each.error}; remove it with: fc-kernel snapshot rm {each.id}"
+            self.err.print(told, style="red", markup=False)
 
 
 class SnapshotShowCommand(SnapshotCommand):
@@ -92,32 +88,24 @@ class SnapshotShowCommand(SnapshotCommand):
     words = (1, 1)
     words_shown = "one snapshot"
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Check, then print."""
-        store = self.store()
-        snapshot = self.find(store, self.extra_args[0])
-        store.check(snapshot)
-        files = [_file(snapshot, part.file) for part in snapshot.manifest.parts]
-        said = {
-            **snapshot.to_dict(),
-            "own_bytes": store.disk_bytes(snapshot),
-            "in_use": store.in_use(snapshot),
-            "lineage": [each.name for each in store.lineage(snapshot)],
-            "files": files,
-        }
+        found = await self.find(host, self.extra_args[0])
+        await host.verify_snapshot(found.id)
+        details = await _details(host, found)
         if self.json:
-            self.print_json(said)
+            self.print_json(details.model_dump(mode="json"))
             return
         table = Table(box=None, pad_edge=False, show_header=False)
-        for name, value in _described(said).items():
+        for name, value in _described(details).items():
             table.add_row(name, _cell(value))
         self.out.print(table)
         table = Table(box=None, pad_edge=False)
         for heading in ("FILE", "SIZE", "ON DISK", "SHARED", "SHA-256"):
             table.add_column(heading, justify="right" if heading in ("SIZE", "ON DISK") else "left")
-        for file in files:
-            shared = f"by {file['links']}" if file["links"] > 1 else ""
-            table.add_row(file["file"], _size(file["size_bytes"]), _size(file["disk_bytes"]), shared, file["sha256"])
+        for file in details.files:
+            shared = f"by {file.links}" if (file.links or 0) > 1 else ""
+            table.add_row(file.file, _size(file.size_bytes), _size(file.disk_bytes or 0), shared, file.sha256)
         self.out.print(table)
 
 
@@ -139,27 +127,29 @@ class SnapshotRemoveCommand(SnapshotCommand):
 
     force = Bool(False, help="also those in use").tag(config=True)
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Remove each, or none when one is not there or in use."""
-        store = self.store()
-        broken = store.broken()
-        found: dict[str, tuple[str, Snapshot | str]] = {}
+        broken = set() if self.scope else {each.id for each in await host.broken_snapshots()}
+        #: By id, the words that meant it.
+        meant: dict[str, str] = {}
         for ref in self.extra_args:
-            meant: Snapshot | str = ref if ref in broken and not self.scope else self._find(store, ref)
-            found[meant if isinstance(meant, str) else meant.id] = (ref, meant)
-        for ref, meant in found.values():
-            if not isinstance(meant, str) and not self.force and store.in_use(meant):
+            if ref in broken:
+                meant[ref] = ref
+                continue
+            found = await self._find(host, ref)
+            if found.in_use and not self.force:
                 raise SnapshotInUse(f"the snapshot {ref!r} is in use; nothing was removed (see --force)")
-        for ref, meant in found.values():
-            store.delete(meant, force=self.force)
+            meant[found.id] = ref
+        for snapshot_id, ref in meant.items():
+            await host.delete_snapshot(snapshot_id, force=self.force)
             if not self.json:
                 self.out.print(f"removed {ref}", markup=False)
         if self.json:
-            self.print_json({"removed": list(found)})
+            self.print_json({"removed": list(meant)})
 
-    def _find(self, store: SnapshotStore, ref: str) -> Snapshot:
+    async def _find(self, host: KernelHost, ref: str) -> Snapshot:
         try:
-            return self.find(store, ref)
+            return await self.find(host, ref)
         except SnapshotNotFound as error:
             raise SnapshotNotFound(f"{error}; nothing was removed") from None
 
@@ -172,13 +162,13 @@ class SnapshotRenameCommand(SnapshotCommand):
     words = (2, 2)
     words_shown = "a snapshot and its new name"
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Rename and report."""
-        store = self.store()
         ref, name = self.extra_args
-        snapshot = store.rename(self.find(store, ref), name)
+        found = await self.find(host, ref)
+        snapshot = await host.change_snapshot(found.id, name=name)
         if self.json:
-            self.print_json(snapshot.to_dict())
+            self.print_json(snapshot.model_dump(mode="json"))
         else:
             self.out.print(f"{ref} is now {snapshot.name}", markup=False)
 
@@ -205,18 +195,26 @@ class SnapshotExportCommand(SnapshotCommand):
 
     replace = Bool(False, help="replace a file of that name").tag(config=True)
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Check, write and report."""
-        store = self.store()
         ref, target = self.extra_args
-        snapshot = self.find(store, ref)
-        with store.hold(snapshot), self.err.status(f"exporting {snapshot.name}"):
-            store.check(snapshot)
-            written = export_snapshot(snapshot, target, replace=self.replace)
+        found = await self.find(host, ref)
+        with self.err.status(f"exporting {found.name}"):
+            written = await self._export(host, found, target)
         if self.json:
-            self.print_json({"id": snapshot.id, "name": snapshot.name, "target": target, "bytes": written})
+            self.print_json({"id": found.id, "name": found.name, "target": target, "bytes": written})
         else:
-            self.out.print(f"{snapshot.name}: {_size(written)} to {target}", markup=False)
+            self.out.print(f"{found.name}: {_size(written)} to {target}", markup=False)
+
+    async def _export(self, host: KernelHost, snapshot: Snapshot, target: str) -> int:
+        """Its bytes before they are compressed."""
+        doing = f"export the snapshot {snapshot.name!r} to {target}"
+        with writable(target, replace=self.replace, doing=doing) as file:
+            size, content = await host.export_snapshot(snapshot.id)
+            async with contextlib.aclosing(content):
+                async for data in content:
+                    file.write(data)
+        return size
 
 
 class SnapshotImportCommand(SnapshotCommand):
@@ -240,16 +238,20 @@ class SnapshotImportCommand(SnapshotCommand):
 
     snapshot_name = Unicode("", help="another name than its own").tag(config=True)
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Import and report."""
         (source,) = self.extra_args
-        path: Any = source if "://" in source else Path(source)
+        content = _content(source)
         with self.err.status(f"importing {source}"):
-            snapshot = import_snapshot(self.store(), path, scope=self.scope or None, name=self.snapshot_name or None)
+            async with contextlib.aclosing(content):
+                snapshot = await host.import_snapshot(
+                    content, scope=self.scope or None, name=self.snapshot_name or None
+                )
         if self.json:
-            self.print_json(snapshot.to_dict())
-        else:
-            self.out.print(f"{snapshot.name} of {snapshot.scope}: {_size(snapshot.size_bytes)}", markup=False)
+            self.print_json(snapshot.model_dump(mode="json"))
+            return
+        size = (await _details(host, snapshot)).disk_bytes
+        self.out.print(f"{snapshot.name} of {snapshot.scope}: {_size(size)}", markup=False)
 
 
 class SnapshotGroup(CommandGroup):
@@ -269,33 +271,35 @@ class SnapshotGroup(CommandGroup):
     }
 
 
-def _file(snapshot: Snapshot, name: str) -> dict[str, Any]:
-    try:
-        found = (snapshot.directory / name).lstat()
-    except OSError as error:
-        raise SnapshotError(f"cannot read {name} of {snapshot.name}: {error.strerror}") from error
-    part = snapshot.manifest.part(name)
-    disk_bytes = found.st_blocks * 512
-    return {**part.model_dump(mode="json"), "disk_bytes": disk_bytes, "links": found.st_nlink}
+async def _content(source: str) -> ByteStream:
+    with readable(source if "://" in source else Path(source), doing="import the snapshot") as file:
+        while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield data
 
 
-def _described(said: dict[str, Any]) -> dict[str, str]:
+async def _details(host: KernelHost, snapshot: Snapshot) -> SnapshotDetails:
+    """Raises :class:`~fc_kernel.errors.SnapshotNotFound` when it is gone meanwhile."""
+    for details in await host.snapshot_details([snapshot.id]):
+        return details
+    raise SnapshotNotFound(f"the snapshot {snapshot.name!r} is not there any more")
+
+
+def _described(details: SnapshotDetails) -> dict[str, str]:
     """What a person wants to know."""
-    spec, image = said["spec"], said["image"]
     return {
-        "name": said["name"],
-        "id": said["id"],
-        "VM": said["vm_id"],
-        "scope": said["scope"],
-        "created": said["created"],
-        "description": said["description"],
-        "lineage": " > ".join(said["lineage"]),
-        "machine": f"{spec['vcpu_count'] or '?'} vCPU, {spec['mem_size_mib']} MiB",
-        "monitor": f"{said['monitor']} {said['monitor_version']}",
-        "image": image["name"] if image else "",
-        "on disk": f"{_size(said['size_bytes'])}, {_size(said['own_bytes'])} of it shared with no other",
-        "in use": "yes" if said["in_use"] else "no",
-        "path": said["path"],
+        "name": details.name,
+        "id": details.id,
+        "VM": details.vm_id,
+        "scope": details.scope,
+        "created": details.created,
+        "description": details.description,
+        "lineage": " > ".join(each.name for each in details.lineage),
+        "machine": f"{details.vcpu_count or '?'} vCPU, {details.mem_size_mib} MiB",
+        "monitor": f"{details.monitor} {details.monitor_version}",
+        "image": details.image,
+        "on disk": f"{_size(details.disk_bytes)}, {_size(details.own_bytes)} of it shared with no other",
+        "in use": "yes" if details.in_use else "no",
+        "path": details.path,
     }
 
 

@@ -1,4 +1,4 @@
-"""``fc-kernel ps`` and ``fc-kernel gc``: read the journal."""
+"""``fc-kernel ps`` and ``fc-kernel gc``: what runs on the host, and what dead servers left on it."""
 
 from __future__ import annotations
 
@@ -8,50 +8,48 @@ from jupyter_core.application import base_flags
 from rich.table import Table
 from rich.text import Text
 
-from ..base.paths import runtime_dir
+from ..api.inventory import Vm
 from ..base.text import without_controls
-from ..supply.stores import snapshot_store, template_store
-from ..vmm.journal import JournalEntry, list_entries
-from ..vmm.reaper import reap
-from .command import JSON_FLAG, Command
+from ..host.service import KernelHost
+from .command import JSON_FLAG, HostCommand
 
 
-class PsCommand(Command):
+class PsCommand(HostCommand):
     """List this user's microVMs, also those that a dead server left behind."""
 
     description = __doc__
     command_word = "ps"
     flags = {**base_flags, **JSON_FLAG}
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Print the table."""
-        entries = list_entries(runtime_dir())
+        vms = await host.vms()
         if self.json:
-            self.print_json([entry.to_dict() for entry in entries])
+            self.print_json([vm.model_dump(mode="json") for vm in vms])
             return
-        if not entries:
+        if not vms:
             self.out.print("no microVM is running")
             return
         table = Table(box=None, pad_edge=False)
         for heading in ("VM", "MONITOR", "PID", "OWNER", "STATE", "AGE", "KERNEL"):
             table.add_column(heading, overflow="fold")
         now = time.time()
-        for entry in entries:
+        for vm in vms:
             cells = (
-                entry.vm_id,
-                entry.monitor,
-                str(entry.pid),
-                str(entry.owner_pid),
-                "running" if entry.owner_alive else "orphan (fc-kernel gc)",
-                _age(now - entry.created),
-                _whose(entry),
+                vm.vm_id,
+                vm.monitor,
+                str(vm.pid),
+                str(vm.owner_pid),
+                "running" if vm.owner_alive else "orphan (fc-kernel gc)",
+                _age(now - vm.created),
+                _whose(vm),
             )
             # Clients choose kernel ids: they are text, not markup.
             table.add_row(*(Text(without_controls(cell)) for cell in cells))
         self.out.print(table)
 
 
-class GcCommand(Command):
+class GcCommand(HostCommand):
     """End microVMs whose server is dead and remove what they left; living ones are never touched.
 
     Also removes snapshots that a dead server left unfinished, and templates that have not been used for a month.
@@ -61,28 +59,27 @@ class GcCommand(Command):
     command_word = "gc"
     flags = {**base_flags, **JSON_FLAG}
 
-    def run(self) -> None:
+    async def act(self, host: KernelHost) -> None:
         """Reap and report."""
-        reaped = reap(runtime_dir())
-        swept = [("snapshot", name) for name in snapshot_store(self.tenant).sweep()]
-        swept += [("template", name) for name in template_store(self.tenant).sweep()]
+        swept = await host.sweep()
+        removed = [("snapshot", name) for name in swept.snapshots] + [("template", name) for name in swept.templates]
         if self.json:
-            self.print_json([*(vm.to_dict() for vm in reaped), *({kind: name} for kind, name in swept)])
+            self.print_json([*(vm.model_dump() for vm in swept.vms), *({kind: name} for kind, name in removed)])
             return
-        for vm in reaped:
+        for vm in swept.vms:
             self.out.print(f"{vm.vm_id}: {vm.outcome}", markup=False)
-        for kind, name in swept:
+        for kind, name in removed:
             self.out.print(f"{kind} {name}: removed", markup=False)
-        total = len(reaped) + len(swept)
+        total = len(swept.vms) + len(removed)
         self.out.print(f"{total} removed" if total else "nothing to remove")
 
 
-def _whose(entry: JournalEntry) -> str:
+def _whose(vm: Vm) -> str:
     """The kernel, or what the VM stands ready or is made for."""
     for label in ("pool", "template"):
-        if label in entry.labels:
-            return f"({label} of image {entry.labels[label]})"
-    return entry.kernel_id or entry.labels.get("notebook", "")
+        if label in vm.labels:
+            return f"({label} of image {vm.labels[label]})"
+    return vm.kernel_id or vm.labels.get("notebook", "")
 
 
 def _age(seconds: float) -> str:

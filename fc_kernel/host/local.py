@@ -23,6 +23,7 @@ from ..api.calls import (
     TakeSnapshot,
 )
 from ..api.events import Event, SnapshotChanged, SnapshotDeleted, SnapshotTaken
+from ..api.inventory import BrokenSnapshot, SnapshotDetails, Swept, Vm
 from ..api.models import Console, Kernel, LineageItem, Snapshot, Status
 from ..machine.start import KernelRequest
 from ..settings.resolve import Resolved
@@ -32,8 +33,9 @@ from ..settings.spec import SnapshotRef
 from ..settings.tenant import Tenant
 from ..snapshots.export import import_snapshot
 from ..snapshots.store import SnapshotStore
-from ..supply.stores import snapshot_store
+from ..supply.stores import snapshot_store, template_store
 from .engine import Engine
+from .inventory import swept_view, vms_view
 from .kernels import Kernels, OpenedKernel
 from .service import ByteStream, KernelHost
 from .snapshots import SnapshotFiles
@@ -231,17 +233,24 @@ class LocalHost(KernelHost):
         self._kernels.stream.publish(SnapshotChanged(kernel_id=shown.kernel_id or "", snapshot=shown))
         return shown
 
-    async def delete_snapshot(self, snapshot_id: str) -> None:
+    async def delete_snapshot(self, snapshot_id: str, *, force: bool = False) -> None:
         """See :meth:`KernelHost.delete_snapshot`."""
+        gone = await asyncio.to_thread(self._files.delete, snapshot_id, force=force)
+        # Of a broken one nothing is known that could be told.
+        if gone is not None:
+            self._kernels.stream.publish(SnapshotDeleted(kernel_id=gone.kernel_id or "", snapshot=gone))
 
-        def delete() -> Snapshot:
-            found = self._files.get(snapshot_id)
-            shown = snapshot_view(self._store, found, ())
-            self._store.delete(found)
-            return shown
+    async def broken_snapshots(self) -> list[BrokenSnapshot]:
+        """See :meth:`KernelHost.broken_snapshots`."""
+        return await asyncio.to_thread(self._files.broken)
 
-        gone = await asyncio.to_thread(delete)
-        self._kernels.stream.publish(SnapshotDeleted(kernel_id=gone.kernel_id or "", snapshot=gone))
+    async def snapshot_details(self, snapshot_ids: Sequence[str]) -> list[SnapshotDetails]:
+        """See :meth:`KernelHost.snapshot_details`."""
+        return await asyncio.to_thread(self._files.details, list(snapshot_ids), await self._current())
+
+    async def verify_snapshot(self, snapshot_id: str) -> None:
+        """See :meth:`KernelHost.verify_snapshot`."""
+        await asyncio.to_thread(lambda: self._store.check(self._files.get(snapshot_id)))
 
     async def lineage(self, snapshot_id: str) -> list[LineageItem]:
         """See :meth:`KernelHost.lineage`."""
@@ -310,3 +319,11 @@ class LocalHost(KernelHost):
             return await engine.supply(self._tenant).prepare(resolved)
 
         return await engine.run(prepare_it())
+
+    async def vms(self) -> list[Vm]:
+        """See :meth:`KernelHost.vms`."""
+        return await asyncio.to_thread(vms_view, self._tenant.run_dir)
+
+    async def sweep(self) -> Swept:
+        """See :meth:`KernelHost.sweep`."""
+        return await asyncio.to_thread(swept_view, self._tenant.run_dir, self._store, template_store(self._tenant))

@@ -32,6 +32,7 @@ from ..api.calls import (
     TakeSnapshot,
 )
 from ..api.events import Event
+from ..api.inventory import BrokenSnapshot, SnapshotDetails, Swept, Vm
 from ..api.models import Console, Kernel, LineageItem, Snapshot, Status
 
 #: Of every kernel, in the order of Jupyter's connection file.
@@ -131,8 +132,23 @@ class KernelHost(ABC):
         """Rename it, describe it; ``None`` leaves what there is."""
 
     @abstractmethod
-    async def delete_snapshot(self, snapshot_id: str) -> None:
-        """Remove it; raises :class:`~fc_kernel.errors.SnapshotInUse` while a VM has it."""
+    async def delete_snapshot(self, snapshot_id: str, *, force: bool = False) -> None:
+        """Remove it, or a broken one; raises :class:`~fc_kernel.errors.SnapshotInUse` while a VM has it, unless ``force``.
+
+        With ``force`` the VM goes on, and its kernel cannot take a further snapshot.
+        """
+
+    @abstractmethod
+    async def broken_snapshots(self) -> list[BrokenSnapshot]:
+        """Those that cannot be used, and why."""
+
+    @abstractmethod
+    async def snapshot_details(self, snapshot_ids: Sequence[str]) -> list[SnapshotDetails]:
+        """All that is known of these snapshots, in this order; what is not there is left out."""
+
+    @abstractmethod
+    async def verify_snapshot(self, snapshot_id: str) -> None:
+        """Compare every file with its digest; raises :class:`~fc_kernel.errors.SnapshotCorrupt` that names one that differs."""
 
     @abstractmethod
     async def lineage(self, snapshot_id: str) -> list[LineageItem]:
@@ -180,3 +196,11 @@ class KernelHost(ABC):
     @abstractmethod
     async def prepare(self, settings: RawSettings) -> bool:
         """Make the template from which kernels with these settings start; whether there is one now."""
+
+    @abstractmethod
+    async def vms(self) -> list[Vm]:
+        """The tenant's VMs, oldest first, also those whose owner is dead."""
+
+    @abstractmethod
+    async def sweep(self) -> Swept:
+        """End the VMs whose owner is dead, and remove what nobody finishes or uses any more; what is in use is not touched."""

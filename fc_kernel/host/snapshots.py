@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import BinaryIO, cast
 
 from ..api.calls import DiskUse
+from ..api.inventory import BrokenSnapshot, SnapshotDetails
+from ..api.models import Snapshot as SnapshotModel
 from ..errors import QuotaExceeded, SnapshotNotFound
 from ..snapshots.export import export_snapshot
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
+from .inventory import details_view
+from .views import snapshot_view
 
 CHUNK_BYTES = 1 << 20
 
@@ -30,6 +34,30 @@ class SnapshotFiles:
             if snapshot.id == snapshot_id:
                 return snapshot
         raise SnapshotNotFound(f"there is no snapshot {snapshot_id[:64]!r}")
+
+    def delete(self, snapshot_id: str, *, force: bool) -> SnapshotModel | None:
+        """Remove it; returns what it was, or ``None`` when it was broken. Blocks."""
+        try:
+            found = self.get(snapshot_id)
+        except SnapshotNotFound:
+            if snapshot_id not in self._store.broken():
+                raise
+            self._store.delete(snapshot_id, force=force)
+            return None
+        shown = snapshot_view(self._store, found, ())
+        self._store.delete(found, force=force)
+        return shown
+
+    def broken(self) -> list[BrokenSnapshot]:
+        """Those that cannot be used. Blocks."""
+        return [BrokenSnapshot(id=name, error=str(error)) for name, error in self._store.broken().items()]
+
+    def details(self, snapshot_ids: Sequence[str], current: Collection[str]) -> list[SnapshotDetails]:
+        """All that is known of those that are there. Blocks."""
+        there = self._store.list()
+        by_id = {each.id: each for each in there}
+        found = [by_id[each] for each in snapshot_ids if each in by_id]
+        return [details_view(self._store, each, among=there, current=current) for each in found]
 
     def disk_use(self) -> DiskUse:
         """What the store takes, and what the disk and the quota leave. Blocks."""

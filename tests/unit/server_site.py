@@ -219,9 +219,9 @@ class MemoryHost(LocalHost):
         self.tell(SnapshotChanged(kernel_id=changed.kernel_id or "", snapshot=changed))
         return changed
 
-    async def delete_snapshot(self, snapshot_id: str) -> None:
+    async def delete_snapshot(self, snapshot_id: str, *, force: bool = False) -> None:
         gone = self.view(self.store.get(snapshot_id))
-        await super().delete_snapshot(snapshot_id)
+        await super().delete_snapshot(snapshot_id, force=force)
         self.tell(SnapshotDeleted(kernel_id=gone.kernel_id or "", snapshot=gone))
 
     async def export_snapshot(self, snapshot_id: str) -> tuple[int, ByteStream]:
