@@ -194,7 +194,7 @@ async def vmm() -> AsyncIterator[FakeVmm]:
     run_dir.remove()
 
 
-async def test_what_runs(vmm: FakeVmm) -> None:
+def test_what_runs(vmm: FakeVmm) -> None:
     called = call("ps")
     heading, row = (line.split() for line in called.out.splitlines())
     assert heading == ["VM", "MONITOR", "PID", "OWNER", "STATE", "AGE", "KERNEL"]
