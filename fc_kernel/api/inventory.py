@@ -86,4 +86,4 @@ class Swept(Answer):
 
     vms: list[ReapedVm]
     snapshots: list[str] = Field(description="directories of snapshots that were left unfinished")
-    templates: list[str] = Field(description="directories of templates that were unfinished or long unused")
+    templates: list[str] = Field(description="ids of templates that were broken or long unused")

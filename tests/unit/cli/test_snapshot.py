@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fc_kernel.api.inventory import SnapshotDetails
+from fc_kernel.api.models import Snapshot as SnapshotModel
 from fc_kernel.cli.snapshot import _size
+from fc_kernel.host.engine import Engine
 from fc_kernel.settings.config import FcKernelConfig
 from fc_kernel.settings.tenant import Tenant
 from fc_kernel.snapshots import Snapshot, SnapshotStore
 from fc_kernel.supply.stores import snapshot_store
 
+from ...encoded_host import behind_the_wall
 from ...snapshots_made import OWNER, memory, page, save
 from ..calling import Called, call
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SnapshotStore:
-    """What the commands work on."""
+@pytest.fixture(params=["plain", "encoded"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SnapshotStore]:
+    """What the commands work on, through the host as it is and through one to which only bytes get; no engine starts."""
+
+    def started() -> Engine:
+        raise AssertionError("the engine was started")
+
+    monkeypatch.setattr(Engine, "shared", started)
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_PATH", "JUPYTER_DATA_DIR", "FC_KERNEL_DATA_DIR", "FC_KERNEL_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("LOGNAME", OWNER)
-    return snapshot_store(Tenant.of_this_process(FcKernelConfig()))
+    with behind_the_wall() if request.param == "encoded" else contextlib.nullcontext():
+        yield snapshot_store(Tenant.of_this_process(FcKernelConfig()))
 
 
 @pytest.fixture
@@ -91,6 +103,16 @@ def test_show_says_what_is_on_the_disk(saved: Snapshot, store: SnapshotStore) ->
     assert files["mem"]["disk_bytes"] == saved.mem.stat().st_blocks * 512
     assert files["mem"]["links"] == 2
     assert said["in_use"] is False
+
+
+def test_scripts_read_the_models_of_the_api(saved: Snapshot, tmp_path: Path) -> None:
+    listed = told("list")
+    assert isinstance(listed, list)
+    assert [SnapshotDetails.model_validate(each).name for each in listed] == ["first", "second"]
+    assert listed[1] == told("show", "second")
+    assert SnapshotModel.model_validate(told("rename", "second", "third")).id == saved.id
+    assert snapshot("export", "third", str(tmp_path / "x.tar")).status == 0
+    assert SnapshotModel.model_validate(told("import", str(tmp_path / "x.tar"), "--name", "taken")).scope == saved.scope
 
 
 def test_show_verifies(saved: Snapshot) -> None:
