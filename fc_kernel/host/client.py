@@ -35,7 +35,8 @@ class HostClient:
 
     _thread: ClassVar[LoopThread | None] = None
     _thread_pid: ClassVar[int] = 0
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    # Entered again where a kernel's owner is collected as garbage in the middle of it.
+    _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self, host: KernelHost) -> None:
         self.host = host
@@ -102,7 +103,9 @@ class HostClient:
                         listener(event)
             except FcKernelError as error:
                 log.warning("the events of the kernels' host have ended: %s", error)
-                await asyncio.sleep(FOLLOW_AGAIN_S)
+            except Exception:
+                log.exception("the events of the kernels' host were not followed")
+            await asyncio.sleep(FOLLOW_AGAIN_S)
 
     async def _follow(self) -> None:
         """Follow the events; return when nothing is missed any more."""
@@ -126,7 +129,9 @@ class HostClient:
                         self._saw(event)
             except FcKernelError as error:
                 log.warning("the events of the kernels' host have ended: %s", error)
-                await asyncio.sleep(FOLLOW_AGAIN_S)
+            except Exception:
+                log.exception("the events of the kernels' host were not followed")
+            await asyncio.sleep(FOLLOW_AGAIN_S)
 
     async def _look_again(self) -> None:
         """Some events were missed, perhaps a death among them."""
@@ -134,6 +139,7 @@ class HostClient:
         for kernel_id, held in list(self._kernels.items()):
             if kernel_id not in there:
                 held.lost()
+                self._start(self._standalone.ended(kernel_id))
 
     def _saw(self, event: Event) -> None:
         if isinstance(event, ForkWanted):
@@ -174,3 +180,6 @@ class HostClient:
                 await self.host.renew_lease(kernel_id)
             except FcKernelError as error:
                 log.debug("the lease of kernel %s was not renewed: %s", kernel_id, error)
+            except Exception:
+                # The next time, and the other kernels', are not given up for that.
+                log.exception("the lease of kernel %s was not renewed", kernel_id)

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 #: A lease's end that is seen so much too late means that this process itself stood still (a laptop's sleep, a debugger), and
 #: its holder perhaps with it: then the lease runs once more.
 STOOD_STILL_S = 5.0
+#: After its end a lease can still be renewed for so long, or for this part of itself: a renewal may lie in the queue of a loop
+#: that stood still until a moment ago.
+GRACE_S = 1.0
+GRACE_PART = 0.25
 
 
 class Lease:
@@ -45,8 +49,19 @@ class Lease:
                 self.renew()
 
     def _ran_out(self, due: float) -> None:
-        if self._holds or self._loop.time() - due > STOOD_STILL_S:
-            self.renew()
-        else:
+        if self._again(due):
+            return
+        grace_s = min(GRACE_S, self._lease_s * GRACE_PART)
+        self._timer = self._loop.call_later(grace_s, self._end, self._loop.time() + grace_s)
+
+    def _end(self, due: float) -> None:
+        if not self._again(due):
             self._timer = None
             self._on_end()
+
+    def _again(self, due: float) -> bool:
+        """Whether the lease runs once more."""
+        if self._holds or self._loop.time() - due > STOOD_STILL_S:
+            self.renew()
+            return True
+        return False

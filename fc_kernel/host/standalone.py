@@ -21,6 +21,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from ..api.calls import ForkResult, OpenKernel, StartKernel
 from ..api.events import ForkWanted
 from ..api.models import ForkTicket
+from ..errors import LaunchError
 from ..settings.kernelspec import DEFAULT_NAME
 from .held import HeldKernel
 
@@ -77,6 +78,10 @@ class StandaloneForks:
             raise
         kernel.keep()
         self._forks[kernel_id] = _Fork(kernel, path)
+        if kernel.dead:
+            # Its end was told before it was known whose it is.
+            await self.ended(kernel_id)
+            raise LaunchError("the fork ended as soon as it had started")
         return ForkResult(ticket=ticket.ticket, kernel_id=kernel_id, name=ticket.name, connection_file=str(path))
 
     async def ended(self, kernel_id: str) -> None:

@@ -112,6 +112,10 @@ async def serve(session: Asked, incarnation: Incarnation, params: dict[str, Any]
         answer = {"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}
     except FcKernelError as error:
         answer = {"error": str(error)}
+    except Exception as error:
+        # The cell waits, and would wait for ever.
+        log.exception("what a cell asked for failed: %s", request.op)
+        answer = {"error": f"the host failed: {type(error).__name__}"}
     machine, now = incarnation.machine, session.incarnation
     if now is not None and now.machine is machine:
         await machine.agent.answer(request.id, answer)

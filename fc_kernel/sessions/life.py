@@ -185,8 +185,10 @@ class KernelLife(ABC):
                 await self._start_kernel(incarnation, request)
                 self._enter(Cause.STARTED)
             except BaseException as error:
-                await self._drop_machine()
-                self._enter(Cause.START_FAILED, message=str(error) if isinstance(error, FcKernelError) else "")
+                try:
+                    await self._drop_machine()
+                finally:
+                    self._enter(Cause.START_FAILED, message=str(error) if isinstance(error, FcKernelError) else "")
                 if start.cancelled_by_close and isinstance(error, asyncio.CancelledError):
                     raise StateError("the session was closed while it started") from None
                 raise

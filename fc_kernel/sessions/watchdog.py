@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import time
@@ -62,10 +63,12 @@ class Watchdog:
         self._lock = lock
         self._tasks = tasks
         self._redialling: asyncio.Task[None] | None = None
+        #: Whose connections it is that are dialled again.
+        self._redialled: Incarnation | None = None
 
     def watch(self, machine: Machine) -> None:
         """From now on the session has this machine; whichever it had before is not watched any more."""
-        machine.on_agent_lost = self.agent_lost
+        machine.on_agent_lost = functools.partial(self._agent_lost, machine)
         self._tasks.start(self._watch(machine), "watch")
 
     async def _watch(self, machine: Machine) -> None:
@@ -84,13 +87,19 @@ class Watchdog:
             return
         if fatal:
             self._tasks.start(self._give_up(incarnation.machine, reason), "give-up")
-        elif self._session.running and (self._redialling is None or self._redialling.done()):
+        elif self._session.running and not self._redials(incarnation):
             # The first reason is the one that is reported.
+            self._redialled = incarnation
             self._redialling = self._tasks.start(self._redial(incarnation, reason), "redial")
 
-    def agent_lost(self, reason: str, fatal: bool) -> None:
-        """The control connection broke."""
-        self.tunnel_lost(f"the control connection broke: {reason}", fatal)
+    def _redials(self, incarnation: Incarnation) -> bool:
+        """Whether it is being done already; one that waits for its turn to dial a machine that was replaced gives up then."""
+        return self._redialling is not None and not self._redialling.done() and self._redialled is incarnation
+
+    def _agent_lost(self, machine: Machine, reason: str, fatal: bool) -> None:
+        """The control connection broke; that of a machine which is about to end is nobody's business."""
+        if self._is_present(machine):
+            self.tunnel_lost(f"the control connection broke: {reason}", fatal)
 
     async def _redial(self, incarnation: Incarnation, reason: str) -> None:
         """The guest lives but its connections broke: carry on where they were, or give the guest up."""

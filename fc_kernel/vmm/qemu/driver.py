@@ -188,7 +188,13 @@ class QemuVmm(ProcessVmm):
     async def _socket(self, process: MonitorProcess, place: Place, name: str) -> socket.socket:
         """A connection to a socket of QEMU's, which it makes soon after its start, or ends instead."""
         connecting = asyncio.ensure_future(place.connect(name))
-        await process.guard("QEMU", connecting)
+        try:
+            await process.guard("QEMU", connecting)
+        except BaseException:
+            # Connected in the very moment in which the caller was cancelled: nobody gets the socket any more.
+            if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().close()
+            raise
         return connecting.result()
 
     async def _connected(self, process: MonitorProcess, sock: socket.socket) -> QemuMonitor:

@@ -64,3 +64,15 @@ async def test_a_process_that_stood_still(monkeypatch: pytest.MonkeyPatch) -> No
     assert ended.count == 0
     await asyncio.sleep(LEASE_S)
     assert ended.count == 1
+
+
+async def test_a_renewal_that_lay_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process stood still over the lease's end, and goes on right after it: its owner's renewal comes a step later."""
+    ended = Ended()
+    lease = Lease(LEASE_S, ended)
+    time.sleep(LEASE_S * 1.05)  # noqa: ASYNC251 - nothing runs, as in a process that is stopped
+    await asyncio.sleep(LEASE_S / 20)
+    lease.renew()
+    await asyncio.sleep(LEASE_S / 2)
+    assert ended.count == 0
+    lease.cancel()
