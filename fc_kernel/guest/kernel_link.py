@@ -1,8 +1,8 @@
-"""The agent's link to the kernel's process: a Unix socket to which the agent's thread in the kernel connects, and cells that
-want something of the host.
+"""The agent's link to the kernel's process: a Unix socket to which the agent's thread in the kernel connects, and so do cells
+that request something from the host.
 
-One JSON object per line, both ways (:mod:`fc_kernel.wire.operations`). What comes is from user code, and is checked as what
-comes from the host is. Python 3.9, pyzmq.
+One JSON object per line, both ways (:mod:`fc_kernel.wire.operations`). What comes is from user code, and is checked as
+strictly as what comes from the host. Python 3.9, pyzmq.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from .interfaces import Params, Stream
     from .loop import Loop
 
-#: A request has a name and a description.
+#: The largest request has a name and a description.
 MAX_LINE_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 14
-#: The thread, the cell that waits, and a few that are about to be refused.
+#: The thread, the waiting cell, and a few cells that are about to be refused.
 MAX_CONNECTIONS = 8
 
 
@@ -42,15 +42,15 @@ class Connection:
         self._line = bytearray()
         self._out: deque[memoryview] = deque()
         self._stream: Optional[Stream] = None
-        #: Whether it comes from the kernel's own process, and not from one that this has started.
+        #: Whether it comes from the kernel's own process, not from one that the kernel has started.
         self.is_kernel = False
 
     def connected(self, stream: Stream) -> None:
-        """It is there."""
+        """The connection is up."""
         self._stream = stream
 
     def get_buffer(self) -> memoryview:
-        """For the stream to receive into."""
+        """The buffer that the stream receives into."""
         return memoryview(self._buffer)
 
     def buffer_updated(self, count: int) -> None:
@@ -69,13 +69,13 @@ class Connection:
             raise RemoteProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes")
 
     def send(self, message: Params) -> None:
-        """Send a line, now or when there is room."""
+        """Send a message, now or when there is room."""
         if self._stream is not None:
             self._out.append(memoryview(json.dumps(message).encode() + b"\n"))
             self.writable()
 
     def writable(self) -> None:
-        """Send what the stream takes."""
+        """Send as much as the stream takes."""
         while self._stream is not None and self._out:
             sent = self._stream.send([self._out[0]])
             if self._stream is None or not self._out:
@@ -87,7 +87,7 @@ class Connection:
 
     @property
     def left(self) -> bool:
-        """Whether the other side has closed it, though nobody has read so far yet."""
+        """Whether the other side has closed it, even if that was not read yet."""
         try:
             return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
@@ -96,19 +96,19 @@ class Connection:
             return True
 
     def close(self, reason: str = "closed") -> None:
-        """Close it."""
+        """Close the connection."""
         if self._stream is not None:
             self._stream.close(reason)
 
     def lost(self, _reason: str) -> None:
-        """It is gone."""
+        """The connection is gone."""
         self._stream = None
         self._out.clear()
         self._lost(self)
 
 
 class Request:
-    """What a cell asks of the host, and waits for."""
+    """A request of a cell to the host, for whose answer the cell waits."""
 
     def __init__(self, connection: Connection, number: int, op: str, parent: Optional[str]) -> None:
         self.connection = connection
@@ -141,7 +141,7 @@ class KernelLink:
         self._place = (0, 0)
         self._connections: set[Connection] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Made with the right mode, not given it afterwards: nobody else gets in between.
+        # Created with the right mode, not changed to it: nobody else can connect in between.
         mask = os.umask(0o177)
         try:
             self._listener.bind(path)
@@ -154,12 +154,12 @@ class KernelLink:
 
     @property
     def has_thread(self) -> bool:
-        """Whether the agent's thread is there: the kernel is up, and can be prepared."""
+        """Whether the agent's thread is connected: the kernel is up, and can be prepared."""
         return self._thread is not None
 
     @property
     def holds_lock(self) -> bool:
-        """Whether the thread is in the read that keeps the interpreter's lock; true where Linux does not tell."""
+        """Whether the thread is in the read that keeps the interpreter's lock; true where Linux cannot tell."""
         tid, descriptor = self._place
         try:
             with open(f"/proc/{self.pid}/task/{tid}/syscall") as file:
@@ -169,12 +169,12 @@ class KernelLink:
         return len(words) > 1 and words[1] == hex(descriptor)
 
     def tell(self, message: Params) -> None:
-        """Send the thread a line."""
+        """Send the thread a message."""
         if self._thread is not None:
             self._thread.send(message)
 
     def answer(self, message: Params, number: Optional[int] = None) -> None:
-        """Answer the pending request, if it is that one."""
+        """Answer the pending request, if ``number`` is its number or ``None``."""
         request = self.pending
         if request is not None and number in (None, request.number):
             self.pending = None
@@ -227,7 +227,7 @@ class KernelLink:
         if op not in OPERATIONS or not isinstance(args, dict) or not (parent is None or isinstance(parent, str)):
             raise RemoteProtocolError("not a request")
         if self.pending is not None and self.pending.connection.left:
-            # A cell that was interrupted has withdrawn its question; the news of that came together with this one.
+            # An interrupted cell has closed its connection; that arrived together with this request.
             self.pending.connection.close("withdrawn")
         if self.pending is not None:
             connection.send({"error": f"another %{self.pending.op} is under way"})

@@ -12,7 +12,7 @@ from typing import Any, Callable, Union
 
 import zmq
 
-#: As plain numbers: operations on the enumeration's members are slow.
+#: Plain numbers, because operations on the enumeration's members are slow.
 POLLIN = int(zmq.POLLIN)
 POLLOUT = int(zmq.POLLOUT)
 
@@ -30,7 +30,7 @@ class Loop:
         self._running = True
 
     def watch(self, source: Source, events: int, callback: Callable[[int], None]) -> None:
-        """Call ``callback(events)`` when ``source`` (a descriptor or a ZeroMQ socket) is ready; replaces a watch."""
+        """Call ``callback(events)`` when ``source`` (a descriptor or a ZeroMQ socket) is ready; replaces its earlier watch."""
         self._poller.register(source, events)
         self._callbacks[source] = callback
 
@@ -44,7 +44,7 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), callback))
 
     def stop(self) -> None:
-        """Make :meth:`run` return after the present round."""
+        """Make :meth:`run` return after the current round."""
         self._running = False
 
     def run(self) -> None:

@@ -21,11 +21,11 @@ PORT_NAME = "fc_kernel.mux.0"
 
 
 def find_modules() -> None:
-    """Put this payload and the interpreter's package directories on the path, as ``site`` would, but no ``.pth`` files."""
+    """Put these files and the interpreter's package directories on the path, as ``site`` would, but without ``.pth`` files."""
     here = os.path.dirname(os.path.abspath(__file__))
     root = here if os.path.isdir(f"{here}/fc_kernel") else os.path.dirname(os.path.dirname(here))
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    # The script's own directory must not be on the path: modules of ours would hide the standard library's.
+    # The script's directory must not be on the path: our modules would hide the standard library's.
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here or here == root]
     if root not in sys.path:
         sys.path.insert(0, root)
@@ -40,7 +40,7 @@ def find_modules() -> None:
 
 
 def options() -> dict[str, str]:
-    """``fc.*`` of the kernel's command line as PID 1, else the arguments."""
+    """The options: as PID 1 those named ``fc.*`` on Linux's command line, else the arguments."""
     if os.getpid() == 1:
         with open("/proc/cmdline") as file:
             words = file.read().split()
@@ -51,7 +51,7 @@ def options() -> dict[str, str]:
 
 
 def mux_device() -> str:
-    """The character device of the virtio port by which the monitor carries the multiplexer."""
+    """The character device of the virtio port that carries the multiplexer."""
     for directory in glob.glob("/sys/class/virtio-ports/*"):
         with open(f"{directory}/name") as file:
             if file.read().strip() == PORT_NAME:
@@ -76,7 +76,7 @@ def main() -> None:
     transport = given.get("transport", "vsock")
     service: Service
     if given.get("service"):
-        # Something else than the agent, as MODULE:CLASS: what a monitor is tested with.
+        # Another service than the agent, as MODULE:CLASS, for tests of a monitor.
         module, _, name = given["service"].partition(":")
         service = getattr(importlib.import_module(module), name)(loop)
     else:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from .interfaces import Accept, Handler
 
 READ_BYTES = 128 << 10
-#: How often a port is tried whose other side is not connected.
+#: How often to try a port whose other side is not connected.
 RETRY_S = 0.05
 
 
 class MuxStream:
-    """One stream; the same interface towards handlers as a connected socket has."""
+    """One stream, with the same interface for handlers as a connected socket."""
 
     def __init__(self, transport: MuxTransport, number: int) -> None:
         self._transport = transport
@@ -30,7 +30,7 @@ class MuxStream:
         self.closed = False
 
     def send(self, buffers: Sequence[Union[bytes, memoryview]]) -> int:
-        """Queue what the window allows; fewer bytes than given means that ``writable()`` will be called."""
+        """Queue what the window allows and return how much; if that is not all, ``writable()`` will be called."""
         total = 0
         if self.closed:
             return total
@@ -77,18 +77,18 @@ class MuxStream:
         handler.connected(self)
 
     def writable(self) -> None:
-        """The window opened."""
+        """The window has opened."""
         if self._handler is not None and not self.closed:
             self._handler.writable()
 
     def vanish(self, reason: str) -> None:
-        """The stream is gone with its session; nothing of it is said to the host."""
+        """The stream is gone with its session; the host is told nothing."""
         handler, self._handler = self._handler, None
         if handler is not None:
             handler.lost(reason)
 
     def end(self) -> None:
-        """Close in order: what :meth:`send` has taken still arrives; the stream is forgotten when the host ends it too."""
+        """Close after all that :meth:`send` has taken is sent; the stream is forgotten when the host ends it too."""
         if not self.closed:
             self.closed = True
             self._transport.mux.end(self._number)
@@ -188,17 +188,17 @@ class MuxTransport:
                 self._streams.pop(number, None)
 
     def _forget_all(self) -> None:
-        """The machine was loaded from a snapshot. The old streams' numbers may be those of new ones already."""
+        """The machine was loaded from a snapshot: drop all streams. New streams may already use the same numbers."""
         gone = [stream for stream in self._streams.values() if not stream.closed]
         self._streams.clear()
-        # All before the first handler hears of it: what one does may touch another's stream.
+        # Before any handler is told, because a handler may use another's stream.
         for stream in gone:
             stream.closed = True
         for stream in gone:
             stream.vanish("the machine was loaded from a snapshot")
 
     def _disconnected(self) -> None:
-        """The monitor's side of the port is closed: forget all streams, and look again after a while."""
+        """The monitor's side of the port is closed: forget all streams, and try again after a while."""
         self._up = False
         self._loop.unwatch(self._port)
         self._events = 0

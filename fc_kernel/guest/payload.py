@@ -1,11 +1,11 @@
-"""The files that are shipped into the guest, read from this very package (host side)."""
+"""The files that are shipped into the guest, read from this package. Runs on the host."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
 
-#: What of the package runs in the guest: modules, and directories with all their modules.
+#: The parts of the package that run in the guest: modules, and directories with all their modules.
 SHARED = ("__init__.py", "errors.py")
 DIRECTORIES = ("wire", "guest", "guest/in_kernel")
 HOST_ONLY = {"interfaces.py", "payload.py"}
@@ -14,7 +14,7 @@ HOST_ONLY = {"interfaces.py", "payload.py"}
 def guest_files(also: Sequence[str] = ()) -> dict[str, bytes]:
     """Relative path below ``/run/fc`` in the guest → content.
 
-    ``also`` names further files of the package: what a test needs in a guest of its own.
+    ``also`` names further files of the package, which a test needs in its guest.
     """
     package = files("fc_kernel")
     shipped = {f"fc_kernel/{name}": package.joinpath(name) for name in (*SHARED, *also)}

@@ -1,7 +1,7 @@
-"""Whether a kernel without our thread has come to the end of its requests: one request of the agent's own, behind all others.
+"""Finds out whether a kernel without our thread has served all its requests, by a request of the agent behind all others.
 
-The key of such a kernel cannot be changed, so what waits in it when it is saved would run in every machine that comes from
-the snapshot. It is saved when nothing waits. Python 3.9, pyzmq.
+The key of such a kernel cannot be changed, so a request that waits in it when it is saved would run in every machine that is
+loaded from the snapshot. So it is saved only when none waits. Python 3.9, pyzmq.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Callable, Union
 if TYPE_CHECKING:
     from .relay import Relay
 
-#: Any kernel answers this at any time, and nothing comes of it.
+#: Any kernel answers this at any time, and it changes nothing.
 REQUEST = "kernel_info_request"
 DELIMITER = b"<IDS|MSG>"
-#: Among so many parts the delimiter is looked for, as the host does it.
+#: The delimiter is looked for among this many parts, as on the host.
 MAX_IDENTITIES = 17
 
 
 class Probe:
-    """Asks on the shell channel; ``idle()`` is called when the kernel has answered. What it says to that no client sees."""
+    """Asks on the shell channel; ``idle()`` is called when the kernel has answered. Clients see nothing of this."""
 
     def __init__(self, shell: Relay, iopub: Relay, key: str, idle: Callable[[], None]) -> None:
         self._id = secrets.token_hex(16)
@@ -55,13 +55,13 @@ class Probe:
         return ours
 
     def _is_about_us(self, parts: Sequence[Union[bytes, memoryview]]) -> bool:
-        """Whether the parent header, three parts behind the delimiter, names our request."""
+        """Whether the parent header, three parts after the delimiter, names our request."""
         heads = [bytes(part[:16]) for part in parts[:MAX_IDENTITIES]]
         at = heads.index(DELIMITER) + 3 if DELIMITER in heads else len(parts)
         return at < len(parts) and self._id.encode() in bytes(parts[at])
 
     def close(self) -> None:
-        """No longer wait for the answer; when it comes after all it is still kept from the clients."""
+        """Stop waiting for the answer; if it still comes, clients do not see it."""
         self._idle = _nothing
 
 

@@ -1,7 +1,7 @@
 """The relay of one channel: the kernel's ZeroMQ socket on one side, the tunnel's link on the other.
 
-The agent is the kernel's only client, so its connection to the kernel never drops, whatever becomes of the tunnel. What
-the kernel sends while no tunnel is up, or while the tunnel is slow, waits in the kernel. Python 3.9, pyzmq.
+The agent is the kernel's only client, so its connection to the kernel never drops, whatever happens to the tunnel. What
+the kernel sends while the tunnel is down or slow waits in the kernel. Python 3.9, pyzmq.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 #: One identity on all sockets: the kernel sends input requests to the identity of the execute request.
 IDENTITY = b"fc-agent"
-#: How many messages of one socket are moved before the others get their turn.
+#: How many messages of one socket are moved before others get their turn.
 BURST = 32
-#: Among so many parts the delimiter is looked for, as the host does it.
+#: The delimiter is looked for among this many parts, as on the host.
 MAX_IDENTITIES = 17
 
 
-#: Outputs that are read ahead of the tunnel from a kernel that waits; see ``in_kernel.app``.
+#: How many outputs are read ahead of the tunnel from a kernel that waits for its reader; see ``in_kernel.app``.
 QUEUED_MESSAGES = 32
 
 
 class Relay:
-    """Moves whole messages between a kernel's socket and a stream; a handler as the transports want it."""
+    """Moves whole messages between a kernel's socket and a stream; a handler for the transports."""
 
     def __init__(self, loop: Loop, channel: str) -> None:
         self.channel = channel
@@ -43,11 +43,11 @@ class Relay:
         self._polling = False
         self._waiting: deque[list[memoryview]] = deque()
         self._held = False
-        #: Sees what the kernel says, and takes what is not for the host.
+        #: Called with each message of the kernel; returns true for one that is not for the host.
         self.intercept: Optional[Callable[[list[memoryview]], bool]] = None
 
     def attach_kernel(self, context: zmq.Context[Any], endpoint: str, *, waits: bool = False) -> None:
-        """Connect to a new kernel's socket, in place of the old one's; ``waits`` if it waits for a slow reader."""
+        """Connect to a new kernel's socket instead of the old one's; ``waits`` says whether it waits for a slow reader."""
         self.detach_kernel()
         self.intercept = None
         kind = zmq.SUB if self.channel == "iopub" else zmq.DEALER
@@ -57,7 +57,7 @@ class Relay:
             socket.subscribe(b"")
         else:
             socket.identity = IDENTITY
-        # What a kernel would drop is better kept here, whatever it takes.
+        # What the kernel would drop is kept here, however much memory it takes.
         socket.rcvhwm = QUEUED_MESSAGES if waits and kind == zmq.SUB else 0
         socket.sndhwm = 0
         socket.reconnect_ivl = 10
@@ -67,22 +67,22 @@ class Relay:
         self.release()
 
     def hold(self) -> None:
-        """Keep what comes for the kernel, until :meth:`release`."""
+        """Hold back what comes for the kernel, until :meth:`release`."""
         self._held = True
 
     def release(self) -> None:
-        """Give the kernel what was kept for it, and what comes from now on."""
+        """Give the kernel what was held back, and what comes from now on."""
         self._held = False
         while self._waiting and self._socket is not None:
             _send(self._socket, self._waiting.popleft())
 
     def ask(self, parts: list[bytes]) -> None:
-        """Give the kernel a message of the agent's own."""
+        """Send the kernel a message of the agent's own."""
         if self._socket is not None:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
 
     def detach_kernel(self) -> None:
-        """Let go of the kernel's socket."""
+        """Close the kernel's socket."""
         if self._socket is not None:
             if self._polling:
                 self._loop.unwatch(self._socket)
@@ -91,7 +91,7 @@ class Relay:
             self._socket = None
 
     def connected(self, stream: Stream) -> None:
-        """A new connection of the host; an older one is replaced."""
+        """A new connection from the host replaces an older one."""
         if self._stream is not None:
             self._stream.close("replaced by a new connection")
         self._stream = stream
@@ -104,7 +104,7 @@ class Relay:
         self._poll()
 
     def get_buffer(self) -> memoryview:
-        """For the stream to receive into."""
+        """The buffer that the stream receives into."""
         return self._link.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
@@ -119,7 +119,7 @@ class Relay:
         self.writable()
 
     def writable(self) -> None:
-        """Send what the stream takes, then take more from the kernel."""
+        """Send as much as the stream takes, then take more from the kernel."""
         link = self._link
         stream = self._stream
         while stream is not None and link.wants_to_send:
@@ -144,7 +144,7 @@ class Relay:
                 self._loop.unwatch(self._socket)
 
     def rest(self) -> bool:
-        """Move what the kernel has sent into the link, even past its window; says whether there was anything."""
+        """Move what the kernel has sent into the link, even beyond its window; returns whether there was anything."""
         moved = False
         while (parts := self._receive()) is not None:
             self._take(parts)
@@ -153,7 +153,7 @@ class Relay:
         return moved
 
     def forget(self) -> None:
-        """Drop the connection, and all that was under way from and to the kernel: it belongs to another time."""
+        """Drop the connection, and all messages in flight from and to the kernel: they belong to the saved machine."""
         if self._stream is not None:
             self._stream.close("the machine was restored")
         while self._receive() is not None:
@@ -161,11 +161,11 @@ class Relay:
         self._waiting.clear()
 
     def renew(self, generation: int) -> None:
-        """Begin anew: nothing was sent or received in this generation."""
+        """Start afresh: nothing was sent or received in this generation."""
         self._link.new_generation(generation)
 
     def _receive(self) -> Optional[list[memoryview]]:
-        """The kernel's next message, if one is there."""
+        """The kernel's next message, or ``None``."""
         if self._socket is None:
             return None
         try:
@@ -194,10 +194,10 @@ class Relay:
 
 
 def _instead_of(parts: list[memoryview], channel: str, problem: str) -> Optional[list[frames.Buffer]]:
-    """What says that a message of the kernel's was too large: a reply, for whoever waits for one, or an output.
+    """The message in place of one of the kernel's that was too large: a reply if a client waits for one, else an output.
 
-    Its signature is the old one: the host does not check it. ``None`` for a question to the user, and for what is no
-    Jupyter message.
+    It keeps the old signature, which the host does not check. ``None`` for an input request, and for what is no Jupyter
+    message.
     """
     if channel == "stdin":
         return None

@@ -1,4 +1,7 @@
-"""What the first process of the guest owes its machine. Python 3.9, standard library; only Linux, only as PID 1."""
+"""The duties of the guest's first process: mounts, loopback, clock, entropy, names, shutdown.
+
+Python 3.9, standard library; only Linux, only as PID 1.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,16 @@ RB_AUTOBOOT = 0x01234567
 MS_BIND = 4096
 
 CGROUP_ROOT = "/sys/fs/cgroup"
-#: What is mounted over ``/etc/machine-id`` where the root is read-only.
+#: The file that is mounted over ``/etc/machine-id`` where the root is read-only.
 MACHINE_ID_COPY = "/run/machine-id"
-#: A clock that is nearer than this to the host's is left alone.
+#: A clock that differs less than this from the host's is not changed.
 CLOCK_SLACK_S = 0.1
 #: As systemd sets it for services.
 OPEN_FILES = 524288
 
 
 def set_up(hostname: str) -> None:
-    """Mount what programs expect, bring up the loopback interface, name the machine, protect this process."""
+    """Mount what programs expect, bring up the loopback interface, name the machine, and protect this process."""
     for kind, target, options in (
         ("devpts", "/dev/pts", "mode=0620,ptmxmode=0666"),
         ("tmpfs", "/dev/shm", "mode=1777"),
@@ -52,12 +55,12 @@ def set_up(hostname: str) -> None:
         file.write("-1000")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, hard), hard))
-    # Ctrl-Alt-Del from the monitor asks for a clean end.
+    # Ctrl-Alt-Del from the monitor asks for a clean shutdown.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _mount(kind: str, target: str, options: str, flags: int = 0) -> None:
-    """Mount a file system of a kind, or with :data:`MS_BIND` the file of that name."""
+    """Mount a file system of a kind, or with :data:`MS_BIND` the file whose path ``kind`` is."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()) != 0:
         error = ctypes.get_errno()
@@ -74,20 +77,20 @@ def _loopback_up() -> None:
 
 
 def set_clock(now: float) -> None:
-    """Step the wall clock to the host's, if it is off."""
+    """Step the wall clock to the host's if it differs."""
     if abs(time.time() - now) > CLOCK_SLACK_S:
         time.clock_settime(time.CLOCK_REALTIME, now)
 
 
 def add_entropy(seed: bytes) -> None:
-    """Credit the host's random bytes to the kernel and reseed it from them; raises :class:`OSError`."""
+    """Credit the host's random bytes to Linux's entropy pool and reseed it; raises :class:`OSError`."""
     with open("/dev/urandom", "wb", buffering=0) as device:
         fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
         fcntl.ioctl(device, RNDRESEEDCRNG)
 
 
 def cgroup_root() -> str:
-    """Where cgroup v2 is mounted; mounts it if need be. Raises :class:`OSError`."""
+    """Where cgroup v2 is mounted; mounts it if necessary. Raises :class:`OSError`."""
     if not os.path.exists(f"{CGROUP_ROOT}/cgroup.procs"):
         os.makedirs(CGROUP_ROOT, exist_ok=True)
         _mount("cgroup2", CGROUP_ROOT, "")
@@ -95,7 +98,7 @@ def cgroup_root() -> str:
 
 
 def set_names(hostname: str, machine_id: str) -> None:
-    """Give the machine another name and id; a root that cannot be written gets the id mounted over its own."""
+    """Set host name and machine id; on a read-only root the id is mounted over the old one."""
     socket.sethostname(hostname)
     line = f"{machine_id}\n"
     try:
@@ -103,13 +106,13 @@ def set_names(hostname: str, machine_id: str) -> None:
     except OSError:
         _write_id(MACHINE_ID_COPY, line)
         if not os.path.exists("/etc/machine-id"):
-            return  # nobody could read it there
+            return  # nobody would read it
         if not os.path.ismount("/etc/machine-id"):
             _mount(MACHINE_ID_COPY, "/etc/machine-id", "", flags=MS_BIND)
 
 
 def _write_id(path: str, line: str) -> None:
-    # Not replaced but written: what is mounted over a file cannot be renamed onto.
+    # Written, not replaced: a mount point cannot be the target of a rename.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
     try:
         os.write(descriptor, line.encode())
@@ -118,7 +121,7 @@ def _write_id(path: str, line: str) -> None:
 
 
 class OwnMachine:
-    """The machine of which this process is the first one."""
+    """The machine whose first process this is."""
 
     add_entropy = staticmethod(add_entropy)
     set_clock = staticmethod(set_clock)
@@ -126,20 +129,20 @@ class OwnMachine:
 
 
 class NoMachine:
-    """For a host process, which has no machine of its own to change."""
+    """For a host process, which has no machine of its own: does nothing."""
 
     def add_entropy(self, seed: bytes) -> None:
-        """The host's kernel needs none."""
+        """Do nothing: the host needs no entropy."""
 
     def set_clock(self, now: float) -> None:
-        """The host's clock is right."""
+        """Do nothing: the host's clock is right."""
 
     def set_names(self, hostname: str, machine_id: str) -> None:
-        """The host keeps its name."""
+        """Do nothing: the host keeps its name."""
 
 
 def end_machine() -> None:
-    """Flush and reboot; every monitor that runs us takes a reboot for the end."""
+    """Flush the caches and reboot; every monitor ends the VM at a reboot."""
     os.sync()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.reboot(ctypes.c_int(RB_AUTOBOOT))
@@ -147,13 +150,13 @@ def end_machine() -> None:
 
 
 def memory_total_mib() -> int:
-    """The memory that the guest's kernel manages."""
+    """The memory that the guest's Linux manages."""
     with open("/proc/meminfo") as file:
         return int(file.readline().split()[1]) // 1024
 
 
 def oom_kills() -> int:
-    """How many processes the guest's kernel has killed for memory since boot; 0 where it does not say."""
+    """How many processes the guest's Linux has killed for lack of memory since boot; 0 where it does not tell."""
     try:
         with open("/proc/vmstat") as file:
             for line in file:

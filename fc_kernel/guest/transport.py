@@ -18,7 +18,7 @@ from .loop import POLLIN, POLLOUT, Loop
 if TYPE_CHECKING:
     from .interfaces import Accept, Handler
 
-#: The host opens one connection for each port; a burst of more waits here, as at the multiplexer's bridge.
+#: The host opens one connection for each port; a burst of more waits here, as at the host's bridge.
 BACKLOG = 64
 
 
@@ -38,7 +38,7 @@ class SocketStream:
         self._loop.watch(self._sock.fileno(), POLLIN | (POLLOUT if self._blocked else 0), self._ready)
 
     def send(self, buffers: Sequence[Union[bytes, memoryview]]) -> int:
-        """Send what the socket takes now; fewer bytes than given means that ``writable()`` will be called."""
+        """Send what the socket takes now and return how much; if that is not all, ``writable()`` will be called."""
         try:
             sent = self._sock.sendmsg(buffers)
         except BlockingIOError:
@@ -77,7 +77,7 @@ class SocketStream:
             self.close(str(error))
 
     def end(self) -> None:
-        """Close in order: what :meth:`send` has taken still arrives."""
+        """Close after all that :meth:`send` has taken is sent."""
         self.close("ended")
 
     def close(self, reason: str = "closed") -> None:
@@ -90,7 +90,7 @@ class SocketStream:
 
 
 class _Greeting:
-    """The handler of a connection that has not said its port yet."""
+    """Serves a connection until it has said its port."""
 
     def __init__(self, loop: Loop, sock: socket.socket, accept: Accept) -> None:
         self._loop = loop
@@ -101,7 +101,7 @@ class _Greeting:
 
     def _ready(self, _events: int) -> None:
         try:
-            # The client waits for the answer, so no byte after the line can be here yet.
+            # The client waits for the answer, so no byte can follow the line yet.
             data = self._sock.recv(64)
             port = self._handshake.receive_data(data) if data else -1
         except (OSError, FcKernelError):
@@ -136,7 +136,7 @@ def accepting(loop: Loop, listener: socket.socket, accepted: Callable[[socket.so
 
 
 def listen_hybrid(loop: Loop, path: str, accept: Accept) -> socket.socket:
-    """Listen on a Unix socket as a monitor does for its guest; returns the listener."""
+    """Listen on a Unix socket as a monitor does for its guest; return the listener."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     accepting(loop, listener, lambda sock: _Greeting(loop, sock, accept))

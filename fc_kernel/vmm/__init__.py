@@ -1,1 +1,1 @@
-"""The monitors: their drivers, their processes, and whether this host can run them."""
+"""The monitors: their drivers, their processes, their isolation, and what this host can run."""

@@ -1,7 +1,7 @@
-"""What every monitor driver offers, so that the rest does not know which monitor runs.
+"""The interface of all monitor drivers, so that no other code depends on which monitor runs.
 
-Two things have a state of their own: the *monitor* (a process on the host) and the *guest* inside it. A live monitor
-with a dead guest, and the reverse, are both real.
+The *monitor* (a process on the host) and the *guest* inside it have separate states: a live monitor may have a dead guest,
+and the reverse.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Capability(Enum):
     """What a driver can do beyond booting a guest."""
 
     PAUSE = "pause and resume"
-    #: Without it the guest sees a transport reset: whoever is connected has to dial again.
+    #: Without it the guest sees a transport reset: its peers have to dial again.
     PAUSE_KEEPS_CONNECTIONS = "connections that outlive a pause"
-    #: Without it the source of a snapshot sees such a reset, too.
+    #: Without it the source of a snapshot also sees such a reset.
     SNAPSHOT_KEEPS_CONNECTIONS = "connections that outlive a snapshot"
     DRIVES = "drives"
     NETWORK = "network interfaces"
@@ -33,14 +33,14 @@ class Capability(Enum):
     DIFF_SNAPSHOT = "diff snapshots"
     NETWORK_OVERRIDES = "network_overrides at a restore"
     VSOCK_OVERRIDE = "vsock_override at a restore"
-    #: Without it whoever loads has to merge the layers into one file before.
+    #: Without it the caller has to merge the layers into one file before the load.
     LAYERS = "page files laid over a snapshot's memory at a restore"
     RATE_LIMITERS = "rate limiters"
     NETWORK_RATE_LIMITERS = "rate limiters on network interfaces"
 
 
 class VmmState(StrEnum):
-    """The states of one VM, as its driver sees it."""
+    """The states of one VM, as its driver sees them."""
 
     CREATED = "created"
     STARTING = "starting"
@@ -56,10 +56,10 @@ class BootPlan:
 
     ``spec`` is fully resolved: ``kernel``, ``rootfs`` (unless the guest needs none), ``vcpu_count``, ``mem_size_mib``,
     ``boot_args``, ``rootfs_read_only`` and ``track_dirty_pages`` are set. ``initrd`` is not a field of the reference
-    ``VmSpec``; it comes from the image. For a :meth:`Vmm.load` the spec is that of the VM that was saved, as far as it is
-    known: the snapshot has a machine of its own. ``run_dir`` is the VM's private 0700 directory, which the driver may fill but
-    does not remove. ``start_timeout_s`` bounds :meth:`Vmm.start`, not the guest's own boot. ``lifetime`` says whether the
-    monitor goes on when its owner dies; :meth:`Vmm.aclose` ends it either way.
+    ``VmSpec``; it comes from the image. For a :meth:`Vmm.load` the spec is that of the saved VM, as far as it is
+    known: the machine itself comes from the snapshot. ``run_dir`` is the VM's private 0700 directory, which the driver may
+    fill but does not remove. ``start_timeout_s`` bounds :meth:`Vmm.start`, not the guest's own boot. ``lifetime`` says
+    whether the monitor outlives its owner; :meth:`Vmm.aclose` ends it either way.
     """
 
     vm_id: str
@@ -76,7 +76,7 @@ class BootPlan:
 class VmmExit:
     """How a monitor process ended; ``returncode`` is negative for a signal, as in :mod:`subprocess`.
 
-    It is ``None`` for a monitor that another process had spawned: only a parent learns an exit status.
+    It is ``None`` for a monitor that another process spawned: only a parent learns the exit status.
     """
 
     returncode: int | None
@@ -110,7 +110,7 @@ class SnapshotCreate:
 class SnapshotLoad:
     """Load a snapshot into a fresh monitor instead of booting.
 
-    The files are opened by the load and never changed; afterwards they may be renamed, linked or unlinked.
+    The load opens the files and never changes them; afterwards they may be renamed, linked or unlinked.
     """
 
     files: SnapshotFiles
@@ -119,20 +119,20 @@ class SnapshotLoad:
     resume: bool = True
     track_dirty_pages: bool = True
     network_overrides: Sequence[NetworkInterface] = ()
-    #: Only where the snapshot's own (relative) path cannot be used; needs ``Capability.VSOCK_OVERRIDE``.
+    #: For where the snapshot's own (relative) path cannot be used; needs ``Capability.VSOCK_OVERRIDE``.
     vsock_override: Path | None = None
 
 
 class Vmm(ABC):
     """One VM and the monitor process that runs it.
 
-    Used from one event loop. Construction does nothing that has to be undone. :meth:`aclose` always releases
-    everything (process reaped, descriptors closed, tasks ended), even if it is cancelled or grace fails, and may be
-    called twice; any other call after it raises :class:`~fc_kernel.errors.StateError`, but for those that only tell what
-    was: ``state``, ``pid``, ``uds_path``, ``version``, ``capabilities`` and :meth:`console_tail`.
+    Used from one event loop. The constructor does nothing that has to be undone. :meth:`aclose` always releases
+    everything (process reaped, descriptors closed, tasks ended), even if it is cancelled or the guest does not end
+    gracefully, and may be called twice. Afterwards every other call raises :class:`~fc_kernel.errors.StateError`, except
+    ``state``, ``pid``, ``uds_path``, ``version``, ``capabilities`` and :meth:`console_tail`.
 
-    A cancelled :meth:`start` or :meth:`load` leaves nothing; a cancelled :meth:`pause`, :meth:`resume` or :meth:`snapshot` is
-    carried to its end first, so that ``state`` is what the VM's state is.
+    A cancelled :meth:`start` or :meth:`load` leaves nothing behind; a cancelled :meth:`pause`, :meth:`resume` or
+    :meth:`snapshot` is first completed, so that ``state`` is true.
     """
 
     #: ``firecracker``, ``qemu`` or ``fake``.
@@ -154,12 +154,12 @@ class Vmm(ABC):
     @property
     @abstractmethod
     def state(self) -> VmmState:
-        """The VM's present state."""
+        """The VM's current state."""
 
     @property
     @abstractmethod
     def tier(self) -> Tier:
-        """The isolation that the running process gives; :class:`StateError` before it runs."""
+        """The isolation that the running process gives; raises :class:`StateError` before it runs."""
 
     @property
     @abstractmethod
@@ -173,10 +173,10 @@ class Vmm(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Spawn the monitor and boot the guest. Either the guest's first instruction has run, or nothing is left.
+        """Spawn the monitor and boot the guest; returns when the guest runs. On an error nothing is left behind.
 
-        Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` before anything is started when the monitor cannot do
-        what the spec asks, :class:`~fc_kernel.errors.LaunchError` otherwise.
+        Raises :class:`~fc_kernel.errors.UnsupportedByMonitor`, before anything is started, when the monitor cannot do
+        what the spec asks for, else :class:`~fc_kernel.errors.LaunchError`.
         """
 
     @abstractmethod
@@ -184,45 +184,45 @@ class Vmm(ABC):
         """Spawn the monitor and load a snapshot instead of booting; as :meth:`start` otherwise.
 
         Needs ``Capability.SNAPSHOT``, else :class:`~fc_kernel.errors.UnsupportedByMonitor`. The guest drops all its connections
-        when it sees that it was loaded; one that was opened a moment before that falls too, so whoever dials tries again.
+        when it notices that it was loaded, even one that was opened just before; so whoever dials tries again.
         """
 
     async def prepare(self) -> None:  # noqa: B027 - most drivers need no preparation
-        """Do, while the VM runs, what would take time when it stands still: a pause and a snapshot come next.
+        """Prepare for a pause and a snapshot while the VM still runs, so that it is paused for less time.
 
-        Not needed for either. :class:`StateError` when the VM does not run.
+        Optional. Raises :class:`StateError` when the VM does not run.
         """
 
     @abstractmethod
     async def pause(self) -> None:
-        """Stop the vCPUs of a running VM; returns when they stand still. :class:`StateError` in any other state."""
+        """Stop the vCPUs of a running VM; returns when they have stopped. Raises :class:`StateError` in any other state."""
 
     @abstractmethod
     async def resume(self) -> None:
-        """Let the vCPUs of a paused VM run again. :class:`StateError` in any other state."""
+        """Let the vCPUs of a paused VM run again. Raises :class:`StateError` in any other state."""
 
     @abstractmethod
     async def snapshot(self, request: SnapshotCreate) -> None:
-        """Capture the paused VM into new files, which are whole when :meth:`written` has returned.
+        """Save the paused VM into new files, which are complete when :meth:`written` has returned.
 
-        On an error the VM is still paused and the files are removed. :class:`StateError` in any other state, for a file that
-        exists (it may be mapped by a running VM), and while an earlier snapshot is not written.
+        On an error the VM is still paused and the files are removed. Raises :class:`StateError` in any other state, for a file
+        that exists (a running VM may have mapped it), and while an earlier snapshot is still being written.
         """
 
     async def written(self) -> None:  # noqa: B027 - most drivers have nothing to wait for
-        """Return when the files of the last :meth:`snapshot` are whole; the VM may run again meanwhile.
+        """Return when the files of the last :meth:`snapshot` are complete; the VM may run again meanwhile.
 
-        Raises what went wrong with the writing; then the files are removed. A driver that writes while the VM is paused has
-        nothing to wait for.
+        Raises the error of the writing; the files are then removed. A driver that writes while the VM is paused has nothing
+        to wait for.
         """
 
     @abstractmethod
     async def wait(self) -> VmmExit:
-        """Return when the monitor process has ended, however; may be awaited by several tasks."""
+        """Return when the monitor process has ended, for whatever reason; several tasks may wait."""
 
     @abstractmethod
     async def kill(self) -> VmmExit:
-        """End the monitor at once (SIGKILL) and reap it; nothing happens if it has ended."""
+        """Kill the monitor (SIGKILL) and reap it; nothing happens if it has ended."""
 
     @abstractmethod
     def console_tail(self, lines: int = 20) -> list[str]:

@@ -11,30 +11,30 @@ from typing import Self
 
 from ..base.text import without_controls
 
-#: Enough for a boot's messages; a guest that floods its console overwrites only its own history.
+#: Enough for a boot's messages; a guest that floods its console overwrites only its own output.
 MAX_LINES = 400
 MAX_LINE_BYTES = 1024
-#: The console of a detached monitor, in its run directory. Whoever watches the monitor empties the file when it is larger;
-#: while nobody does, the monitor's own limit on files bounds it.
+#: The console of a detached monitor, in its run directory. Whoever watches the monitor empties the file when it is larger
+#: than this; while nobody watches, the monitor's limit on files bounds it.
 CONSOLE_FILE = "console"
 MAX_FILE_BYTES = 1 << 20
 
 
 class ConsoleRing:
-    """Takes bytes and keeps the last lines, in bounded memory whatever comes."""
+    """Keeps the last lines of the bytes it is given, in bounded memory."""
 
     def __init__(self) -> None:
         self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
         self._partial = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Take bytes as they come."""
+        """Add bytes."""
         *lines, rest = (bytes(self._partial) + data).split(b"\n")
         self._lines.extend(line[:MAX_LINE_BYTES] for line in lines)
         self._partial = bytearray(rest[-MAX_LINE_BYTES:])
 
     def tail(self, lines: int = 20) -> list[str]:
-        """The last lines, oldest first, without control characters and empty lines."""
+        """The last lines, oldest first, without control characters or empty lines."""
         texts = (
             without_controls(line.rstrip(b"\r").decode("utf-8", "replace")).rstrip()
             for line in [*self._lines, bytes(self._partial)]
@@ -57,7 +57,7 @@ class ConsoleFile:
 
     @classmethod
     def reopen(cls, run_dir: Path) -> Self:
-        """The file of a monitor that runs; raises :class:`OSError`. It may be anything: the monitor can write there."""
+        """The file of a running monitor; raises :class:`OSError`. It is untrusted: the monitor can write in its directory."""
         descriptor = os.open(run_dir / CONSOLE_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -69,7 +69,7 @@ class ConsoleFile:
         return self._descriptor
 
     def read_into(self, ring: ConsoleRing) -> None:
-        """Take what was written since the last time, at most the last :data:`MAX_FILE_BYTES` of it; then bound the file."""
+        """Read what was written since the last time, at most :data:`MAX_FILE_BYTES` of it; empty a file that is too large."""
         size = os.fstat(self._descriptor).st_size
         if size < self._at:
             self._at = 0
@@ -82,7 +82,7 @@ class ConsoleFile:
             self._at = 0
 
     def close(self) -> None:
-        """Release the descriptor; nothing happens the second time."""
+        """Close the descriptor; may be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

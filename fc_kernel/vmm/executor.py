@@ -1,11 +1,11 @@
-"""Where a monitor's program runs: in the place that an executor makes for it.
+"""Where a monitor's program runs: in a *place* that an executor makes for it.
 
-A file or socket has two names, ours and the monitor's; a driver asks the :class:`Place` for one from the other. So the same
-driver runs its monitor directly, as our own process in the run directory, or in a jail, where
+A file or socket has two names, ours and the monitor's; the :class:`Place` translates between them. So the same driver can
+run its monitor directly, as our own process in the run directory, or in a jail, where
 
-- the monitor's root is a directory of its own, and a file is there only when it was admitted (linked into the jail);
-- what the monitor writes is fetched from the jail afterwards;
-- its uid is another than ours, so that its sockets have to be opened to us;
+- the monitor's root is a directory of its own, which has only the files that were admitted (linked into the jail);
+- what the monitor writes is moved out of the jail afterwards;
+- its uid is not ours, so that we need to be given access to its sockets;
 - a helper forks it and closes every descriptor but 0 to 2, so that its pid comes from a file and nothing is inherited.
 """
 
@@ -27,14 +27,14 @@ from .console import ConsoleRing
 from .launch import Launch
 from .process import MonitorProcess
 
-#: How often a socket is tried that the monitor has not made yet; it does so a few milliseconds after its start.
+#: How often to try a socket that the monitor has not made yet; it does so a few milliseconds after its start.
 CONNECT_EVERY_S = 0.002
-#: It is not there, nobody listens on it yet, or others wait to be accepted.
+#: The socket does not exist, nobody listens yet, or others wait to be accepted.
 NOT_YET = (FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 
 
 class Place(ABC):
-    """One VM's place. The driver makes no other assumption about where its monitor runs.
+    """The place of one VM. Drivers assume nothing else about where their monitor runs.
 
     ``directory`` is the monitor's working directory as the host sees it. What the monitor is told to make under a plain name (a
     socket, a log) appears there under that name.
@@ -45,28 +45,28 @@ class Place(ABC):
 
     @abstractmethod
     def admit(self, path: Path, *, writable: bool = False) -> Path:
-        """Let the monitor open a file of the host; the answer is the path by which the monitor has to name it.
+        """Let the monitor open a file of the host; returns the monitor's path of it.
 
         It stays admitted until the place is closed. Raises :class:`~fc_kernel.errors.LaunchError`.
         """
 
     @abstractmethod
     def receiving(self, paths: Sequence[Path]) -> contextlib.AbstractContextManager[list[Path]]:
-        """Let the monitor write new files: in the block they have the names it is given, afterwards they are at ``paths``.
+        """Let the monitor write new files: in the block it writes to the paths given, afterwards the files are at ``paths``.
 
-        When the block raises, no file is left. Raises :class:`~fc_kernel.errors.MonitorError` when one cannot be brought over.
+        When the block raises, no file is left. Raises :class:`~fc_kernel.errors.MonitorError` when one cannot be moved out.
         """
 
     @abstractmethod
     async def spawn(self, launch: Launch, console: ConsoleRing) -> MonitorProcess:
-        """Start the monitor, in whose words paths are its own. Raises :class:`~fc_kernel.errors.LaunchError`."""
+        """Start the monitor; the paths in ``launch`` are the monitor's. Raises :class:`~fc_kernel.errors.LaunchError`."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Take back what was admitted; the monitor has ended. Nothing happens the second time."""
+        """Undo what was admitted, after the monitor has ended; may be called twice."""
 
     def admitted(self, plan: BootPlan) -> BootPlan:
-        """The plan with every file of it admitted, and named as the monitor has to name it."""
+        """Admit every file of the plan; returns the plan with the monitor's paths."""
         spec = plan.spec
         drives = tuple(
             drive.model_copy(
@@ -83,10 +83,10 @@ class Place(ABC):
         return replace(plan, spec=spec.model_copy(update=changes), initrd=initrd)
 
     async def connect(self, name: str) -> socket.socket:
-        """Connect to a Unix socket that the monitor makes in its directory; tries until it is there, or the caller gives up.
+        """Connect to a Unix socket that the monitor makes in its directory; tries until it exists or the caller cancels.
 
-        The socket is for us alone afterwards (0600). Raises :class:`~fc_kernel.errors.LaunchError` when its path is too long
-        for a socket, or it cannot be connected to.
+        Afterwards only we can use the socket (0600). Raises :class:`~fc_kernel.errors.LaunchError` when its path is too long,
+        or the connection fails.
         """
         path = self.directory / name
         length = len(os.fsencode(path))
@@ -114,20 +114,20 @@ class Place(ABC):
             await asyncio.sleep(CONNECT_EVERY_S)
 
     def keep_private(self, path: Path) -> None:
-        """See to it that nobody but us connects to a socket of the monitor's."""
+        """Make sure that nobody but us can connect to a socket of the monitor."""
         path.chmod(0o600)
 
 
 class Executor(ABC):
-    """Makes places. One serves all VMs of a host."""
+    """Makes places; one executor serves all VMs of a host."""
 
     @abstractmethod
     async def place(self, plan: BootPlan) -> Place:
-        """The place for one VM, whose run directory exists. Raises :class:`~fc_kernel.errors.LaunchError`."""
+        """Make the place of a VM whose run directory exists. Raises :class:`~fc_kernel.errors.LaunchError`."""
 
 
 class DirectPlace(Place):
-    """The run directory: the monitor is a child of ours with our uid and root, so both sides have the same names."""
+    """The run directory: the monitor is our child with our uid and root, so both sides use the same paths."""
 
     def admit(self, path: Path, *, writable: bool = False) -> Path:
         """The same path."""
@@ -144,11 +144,11 @@ class DirectPlace(Place):
             raise
 
     async def spawn(self, launch: Launch, console: ConsoleRing) -> MonitorProcess:
-        """A child of ours."""
+        """Start our child process."""
         return MonitorProcess.spawn(launch, cwd=self.directory, console=console)
 
     async def aclose(self) -> None:
-        """Nothing was brought anywhere."""
+        """Do nothing: no file was moved."""
 
 
 class DirectExecutor(Executor):

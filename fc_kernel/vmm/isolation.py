@@ -1,7 +1,7 @@
-"""What isolation a running process really has, as the kernel tells it: read from ``/proc/PID``, never from configuration.
+"""What isolation a running process really has: read from ``/proc/PID``, never from configuration.
 
-:func:`judge` and what parses are pure; :func:`isolation_of` reads. The process may be hostile: nothing that it can write
-(its command line, its name, the targets of paths inside its own root) counts, only what the kernel says of it.
+:func:`judge` and the parsers are pure; :func:`isolation_of` reads. The process may be hostile: nothing that it can write
+(its command line, its name, paths inside its own root) counts, only what Linux says about it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from ..settings.tier import Tier
 
 PROC = Path("/proc")
-#: What ``/proc/PID/fd`` shows for a VM of KVM's (``virt/kvm/kvm_main.c``). An open ``/dev/kvm`` alone runs nothing, and has
+#: What ``/proc/PID/fd`` shows for a KVM VM (``virt/kvm/kvm_main.c``). An open ``/dev/kvm`` alone runs nothing, and has
 #: another name in a jail.
 KVM_VM = "anon_inode:kvm-vm"
 #: ``Seccomp:`` in ``/proc/PID/status``: a filter is installed.
 SECCOMP_FILTER = 2
-#: All sets of capabilities but the bounding one, which gives nothing where no program can gain any.
+#: All sets of capabilities except the bounding set, which has no effect where no program can gain capabilities.
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 
@@ -36,7 +36,7 @@ class ThreadFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessFacts:
-    """One process. ``root`` is device and inode of its root directory, ``programs`` how many files it has mapped as code."""
+    """One process. ``root`` is device and inode of its root directory, ``programs`` the number of files mapped as code."""
 
     threads: tuple[ThreadFacts, ...]
     root: tuple[int, int] | None
@@ -46,31 +46,31 @@ class ProcessFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnProcess:
-    """What a jailed process must not share with us."""
+    """Our own uid and root directory, which a jailed process must not share."""
 
     uid: int
     root: tuple[int, int]
 
     @classmethod
     def now(cls) -> OwnProcess:
-        """This process."""
+        """Those of this process, now."""
         found = Path("/").stat()
         return cls(uid=os.geteuid(), root=(found.st_dev, found.st_ino))
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """A tier, and what keeps the process from being ``jailed`` (nothing, where it is)."""
+    """A tier, and the reasons why it is not ``jailed`` (none where it is)."""
 
     tier: Tier
     missing: tuple[str, ...] = ()
 
 
 def judge(facts: ProcessFacts, own: OwnProcess, *, without_kvm: Tier = Tier.NONE) -> Isolation:
-    """The tier that follows from the facts; ``without_kvm`` is what the monitor gives when KVM does not run its guest.
+    """The tier that follows from the facts; ``without_kvm`` is the monitor's tier when KVM does not run its guest.
 
-    ``jailed`` needs all of it: a VM of KVM's, a uid that is neither ours nor root's, a root directory of its own, no
-    capability and no way to gain one, and a seccomp filter on every thread that forbids something.
+    ``jailed`` requires all of: a KVM VM, a uid that is neither ours nor root's, a root directory of its own, no
+    capability and no way to gain one, and an effective seccomp filter on every thread.
     """
     uids = {uid for thread in facts.threads for uid in thread.uids}
     gids = {gid for thread in facts.threads for gid in thread.gids}
@@ -94,8 +94,8 @@ def judge(facts: ProcessFacts, own: OwnProcess, *, without_kvm: Tier = Tier.NONE
 
 
 def parse_status(text: str) -> ThreadFacts:
-    """A thread from its ``status`` file; raises :class:`ValueError` when a line is missing or is no number."""
-    # The first line is the name, which the process chooses; no later one can be of its making.
+    """A thread's facts from its ``status`` file; raises :class:`ValueError` when a line is missing or malformed."""
+    # The process chooses its name, the first line; it cannot forge a later one.
     lines = dict(line.split(":", 1) for line in text.splitlines()[1:] if ":" in line)
     try:
         capabilities = 0
@@ -120,14 +120,14 @@ def count_programs(maps: str) -> int:
 
 
 def runs_kvm(targets: Iterable[str]) -> bool:
-    """Whether one of the descriptors, by their link's targets, is a VM of KVM's."""
+    """Whether a descriptor is a KVM VM; ``targets`` are where the links in ``/proc/PID/fd`` point."""
     return KVM_VM in targets
 
 
 def isolation_of(pid: int, *, without_kvm: Tier = Tier.NONE, proc: Path | None = None) -> Isolation:
-    """What the running process gives. What cannot be read counts against it.
+    """The isolation of a running process. What cannot be read counts against it.
 
-    The caller knows by a pidfd that the process still is the one it means.
+    The caller holds a pidfd, so that ``pid`` still is the process that is meant.
     """
     return judge(read_facts((proc or PROC) / str(pid)), OwnProcess.now(), without_kvm=without_kvm)
 
@@ -139,7 +139,7 @@ def read_facts(directory: Path) -> ProcessFacts:
             parse_status((thread / "status").read_text("utf-8", "replace")) for thread in _entries(directory / "task")
         ]
     except (OSError, ValueError):
-        # One that cannot be looked at may be anything.
+        # A thread that cannot be read may be anything.
         threads = []
     try:
         found = (directory / "root/").stat()
@@ -169,5 +169,5 @@ def _target(link: Path) -> str:
     try:
         return str(link.readlink())
     except OSError:
-        # Closed since it was listed.
+        # The descriptor was closed after it had been listed.
         return ""

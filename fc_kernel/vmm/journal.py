@@ -1,4 +1,4 @@
-"""The journal: one entry in each run directory that says which process to end, and how to know it is still that one."""
+"""The journal: an entry in each run directory that says which process to end, and how to recognise it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..base.paths import owner_is_dead, private_dir
 from .launch import Lifetime
 
 JOURNAL_NAME = "journal.json"
-#: An entry has some hundred bytes; more is not ours.
+#: An entry has some hundred bytes; a larger file is not ours.
 MAX_ENTRY_BYTES = 64 << 10
-#: The kernel's PID_MAX_LIMIT on 64 bits; a larger number is no process.
+#: Linux's PID_MAX_LIMIT on 64 bits; a larger number is no process.
 MAX_PID = 4 << 20
 
 
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot (``/proc/PID/stat``, field 22); ``None`` if it is gone."""
     try:
-        # Bytes, because a process may call itself anything.
+        # Bytes, because a process may have any name.
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
@@ -42,7 +42,7 @@ def executable(pid: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One VM. ``pid``, ``start_time`` and ``exe`` together name a process for good; a pid alone is used again."""
+    """One VM. ``pid``, ``start_time`` and ``exe`` together identify a process for ever; a pid alone is reused."""
 
     vm_id: str
     monitor: str
@@ -111,14 +111,14 @@ def read_entry(run_dir: Path) -> JournalEntry | None:
 
 
 def relabel(run_dir: Path, labels: dict[str, str]) -> None:
-    """Write the entry of a VM that now serves another kernel, with its labels; raises :class:`OSError`."""
+    """Replace the labels of a VM that now serves another kernel; raises :class:`OSError`."""
     entry = read_entry(run_dir)
     if entry is not None:
         replace(entry, labels=labels, kernel_id=labels.get("kernel_id", "")).write(run_dir)
 
 
 def _well_formed(entry: JournalEntry) -> bool:
-    """Whether what was read has the types that it should: the monitor's own process can write there."""
+    """Whether the fields have the right types: the monitor's process can write to the file."""
     numbers = (entry.pid, entry.start_time, entry.owner_pid, *entry.exe)
     labels = entry.labels
     return (

@@ -1,4 +1,4 @@
-"""Whether KVM can run an ordinary kernel at a usable speed. ``/dev/kvm`` opening, or an instruction running, proves nothing."""
+"""Whether KVM can run an ordinary Linux at a usable speed. That ``/dev/kvm`` opens or an instruction runs proves nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 DEVICE = Path("/dev/kvm")
-#: Hardware virtualisation does thousands of millions, an emulating KVM about two.
+#: Hardware virtualisation does thousands of millions of instructions a second, an emulating KVM about two.
 LEAST_INSTRUCTIONS_PER_S = 50_000_000
-#: The probe's loop takes 20 ms at native speed; a healthy host needs a tenth of a second for it all.
+#: The probe's loop takes 20 ms at native speed; the whole probe takes a tenth of a second on a healthy host.
 DEADLINE_S = 5.0
 
 Verdict = Literal["usable", "absent", "denied", "emulated", "pvm", "failed"]
@@ -32,13 +32,13 @@ class KvmReport:
 
     @property
     def usable(self) -> bool:
-        """Whether an ordinary guest kernel will run."""
+        """Whether an ordinary Linux will run as a guest."""
         return self.verdict == "usable"
 
 
 @functools.cache
 def probe_kvm(deadline_s: float = DEADLINE_S) -> KvmReport:
-    """Probe once per process; takes at most ``deadline_s``."""
+    """Probe KVM, once per process; takes at most ``deadline_s``."""
     early = _device()
     if early is not None:
         return early
@@ -94,7 +94,7 @@ def judge(stages: list[dict[str, Any]], note: str, *, pvm: bool) -> KvmReport:
 
 
 def _stages(output: str) -> list[dict[str, Any]]:
-    """The probe's lines; the last one is half a line when it was cut off."""
+    """The probe's lines; the last one may be cut off."""
     stages = []
     for line in output.splitlines():
         try:

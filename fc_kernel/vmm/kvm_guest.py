@@ -1,6 +1,6 @@
-"""The KVM probe's guest: a few instructions in long mode that every ordinary kernel executes early.
+"""The KVM probe's guest: a few instructions in long mode that every ordinary Linux executes early.
 
-Run as a program, in a process of its own, because an emulating KVM may not come back: prints one JSON object per stage.
+It runs as a program in its own process, because an emulating KVM may hang, and prints one JSON object per stage.
 The ioctl numbers and structures are those of ``linux/kvm.h`` on x86-64.
 """
 
@@ -26,7 +26,7 @@ MEMORY_BYTES = 2 << 20
 PML4, PDPT, PD, CODE, DATA, STACK = 0x1000, 0x2000, 0x3000, 0x8000, 0x9000, 0xF000
 SREGS_BYTES = 312
 MAX_CPUID_ENTRIES = 256
-#: Not mapped for the guest; an Intel host wants a place for its own task segment.
+#: Not mapped for the guest; an Intel host needs an address for its own task segment.
 TSS_ADDRESS = 0x70000000
 
 FPU_AND_SSE = (
@@ -43,7 +43,7 @@ def counted_loop(instructions: int) -> bytes:
 
 
 class ProbeVm:
-    """One vCPU in long mode with 2 MiB of memory mapped one to one."""
+    """A VM with one vCPU in long mode and 2 MiB of identity-mapped memory."""
 
     def __init__(self) -> None:
         self.kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
@@ -114,10 +114,10 @@ def main(instructions: int) -> None:
         if not halts(stage, code):
             return
         say(stage, ok=True)
-    # A short loop first: where every instruction is emulated the long one would take half a minute.
+    # A short loop first: where every instruction is emulated, the long one would take half a minute.
     for count in (instructions // 50, instructions):
         begun = time.perf_counter()
-        # A guest that stops at once would seem to be the fastest of all.
+        # A guest that stops at once would seem the fastest of all.
         if not halts("loop", counted_loop(count)):
             return
         rate = count / (time.perf_counter() - begun)

@@ -1,4 +1,4 @@
-"""How a monitor's program is started: its limits, its lifetime, and the words around its own command line."""
+"""How a monitor's program is started: its limits, its lifetime, and the wrappers around its command line."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ PR_SET_THP_DISABLE = 41
 class Lifetime(StrEnum):
     """Whether a monitor outlives the process that started it."""
 
-    #: It gets SIGKILL when the thread that spawned it ends, however that ends. Its console is a pipe of ours.
+    #: It gets SIGKILL when the thread that spawned it ends for any reason. Its console is a pipe to us.
     BOUND = "bound"
-    #: It goes on, and whoever reads its journal entry may attach to it. Its console is a file in the run directory.
+    #: It goes on running; another process can attach to it by its journal entry. Its console is a file in the run directory.
     DETACHED = "detached"
 
 
 @dataclass(frozen=True)
 class ResourceLimits:
-    """Limits that the kernel sets on the monitor process."""
+    """Limits that Linux enforces on the monitor process."""
 
     max_file_bytes: int
     max_open_files: int = MAX_OPEN_FILES
 
     @classmethod
     def for_guest(cls, spec: VmSpec, *also: Path) -> ResourceLimits:
-        """Limits under which a guest of that shape can write its drives, and its memory into a snapshot.
+        """Limits that let a guest of this spec write its drives, and the monitor a snapshot of its memory.
 
-        ``also`` names files of the size that the monitor may have to write, such as the memory file of a snapshot.
+        ``also`` names existing files that are as large as a file that the monitor may write, such as a snapshot's memory.
         """
         written = [drive.path_on_host for drive in spec.extra_drives if not drive.is_read_only]
         if spec.rootfs is not None and not spec.rootfs_read_only:
@@ -53,21 +53,21 @@ class ResourceLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What a driver wants started: the program with its arguments, in which paths are as the monitor sees them."""
+    """The program that a driver wants started, with its arguments; paths are as the monitor sees them."""
 
     argv: Sequence[str]
     limits: ResourceLimits
     lifetime: Lifetime = Lifetime.BOUND
     #: The whole environment; by default a PATH and nothing else.
     env: Mapping[str, str] = field(default_factory=lambda: {"PATH": os.environ.get("PATH", os.defpath)})
-    #: Descriptors that the monitor inherits. A jail closes them, so a driver that needs one cannot be put into one.
+    #: Descriptors that the monitor inherits. A jail closes them, so a driver that needs one cannot run in a jail.
     pass_fds: Sequence[int] = ()
-    #: Whether the kernel may give it huge pages.
+    #: Whether Linux may give it huge pages.
     huge_pages: bool = True
 
 
 def wrapped(argv: Sequence[str], limits: ResourceLimits, lifetime: Lifetime = Lifetime.BOUND) -> list[str]:
-    """``argv`` behind util-linux's ``setpriv`` and ``prlimit``, which set what they are told and exec the rest.
+    """``argv`` behind util-linux's ``setpriv`` and ``prlimit``, which set the limits and exec the rest.
 
     Raises :class:`~fc_kernel.errors.ConfigError` where they are missing.
     """
@@ -83,7 +83,7 @@ def wrapped(argv: Sequence[str], limits: ResourceLimits, lifetime: Lifetime = Li
 
 @contextlib.contextmanager
 def huge_pages(wanted: bool) -> Iterator[None]:
-    """Whether what is spawned in the block may have huge pages. It inherits that from us, for whom it is so meanwhile, too."""
+    """Whether processes spawned in the block may have huge pages. They inherit this from us, so it holds for us meanwhile."""
     if wanted:
         yield
         return

@@ -1,4 +1,4 @@
-"""Which monitor runs a kernel: the first of the table that this host can run, if it gives at least the tier required."""
+"""Chooses the monitor of a kernel: the first of the table that this host can run, if its tier is high enough."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .base import BootPlan, Vmm
 from .firecracker.versions import RECOMMENDED_VERSION
 from .kvm import KvmReport, probe_kvm
 
-#: A distribution registers a monitor for tests under its name in this group: an object of :class:`Monitor`. Nothing here
-#: imports one before it is asked for.
+#: The group of entry points in which a distribution registers a monitor for tests, as a :class:`Monitor`. It is imported
+#: only when it is asked for.
 ENTRY_POINTS = "fc_kernel.monitors"
 
 MakeVmm = Callable[[BootPlan], Vmm]
 
 
 class Program(Protocol):
-    """A monitor's program that was found on this host and can be used."""
+    """A usable program of a monitor, found on this host."""
 
     @property
     def path(self) -> Path:
@@ -33,7 +33,7 @@ class Program(Protocol):
 
     @property
     def version(self) -> str:
-        """What it says of itself, such as ``1.16.1``."""
+        """Its version, such as ``1.16.1``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +41,21 @@ class Monitor:
     """One row of the table: how a monitor is found, what its VMs are, and how one is made."""
 
     name: str
-    #: What it is called in a sentence.
+    #: Its name in a sentence.
     title: str
-    #: Finds the program; raises :class:`~fc_kernel.errors.ConfigError` where there is none, or none that can be used.
+    #: Finds the program; raises :class:`~fc_kernel.errors.ConfigError` if there is no usable one.
     find: Callable[[FcKernelConfig], Program]
-    #: Makes a VM of a plan; the last argument says whether it may use KVM.
+    #: Makes a VM from a plan; the last argument says whether it may use KVM.
     make: Callable[[BootPlan, Any, bool], Vmm]
-    #: The tier to expect on usable KVM and without; ``None`` where it cannot run.
+    #: The tiers to expect with usable KVM and without; ``None`` where it cannot run.
     on_kvm: Tier = Tier.KVM
     without_kvm: Tier | None = None
-    #: How one gets it, and what else ``fc-kernel doctor`` says of one that was found.
+    #: How to install it, and what ``fc-kernel doctor`` adds about an installed one.
     remedy: str = ""
     remark: str = ""
     #: Whether its guests boot from an image.
     needs_image: bool = True
-    #: Whether it can save and load; whether a loaded VM needs more is for its driver to say.
+    #: Whether it can save and load VMs; its driver's capabilities tell more.
     snapshots: Callable[[], bool] = lambda: True
 
     def tier(self, kvm: KvmReport) -> Tier | None:
@@ -65,7 +65,7 @@ class Monitor:
 
 @dataclass(frozen=True)
 class Choice:
-    """The monitor that runs a kernel: its name, the tier that is expected of it, and the maker of a VM."""
+    """The chosen monitor: its name, the tier to expect, and a function that makes a VM."""
 
     monitor: str
     tier: Tier
@@ -121,9 +121,9 @@ MONITORS = (
 
 
 def monitor_named(name: str) -> Monitor:
-    """The row of that name, or what a distribution has registered for it.
+    """The row of that name, or the monitor that a distribution has registered under it.
 
-    Raises :class:`~fc_kernel.errors.MonitorUnavailable` when nobody has.
+    Raises :class:`~fc_kernel.errors.MonitorUnavailable` if there is neither.
     """
     for row in MONITORS:
         if row.name == name:
@@ -139,7 +139,7 @@ def monitor_named(name: str) -> Monitor:
 
 
 def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
-    """The best monitor of the host, if it is good enough.
+    """The best monitor of this host, if its tier is high enough.
 
     Raises :class:`~fc_kernel.errors.MonitorUnavailable` with every reason, or
     :class:`~fc_kernel.errors.IsolationUnavailable` when the best there is is below ``minimum_tier``.
@@ -154,7 +154,7 @@ def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
 
 
 def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
-    """The monitor of that name, whatever its tier; ``auto`` is the first of the table that runs here.
+    """The monitor of that name, whatever its tier; ``auto`` is the first of the table that can run here.
 
     Raises :class:`~fc_kernel.errors.MonitorUnavailable` with every reason.
     """
@@ -169,7 +169,7 @@ def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
 
 
 def _choice(row: Monitor, config: FcKernelConfig) -> Choice:
-    # A fake needs no KVM, and the probe takes a moment.
+    # The fake needs no KVM, and the probe takes a moment.
     kvm = None if row.on_kvm is row.without_kvm else probe_kvm()
     tier = row.on_kvm if kvm is None else row.tier(kvm)
     if tier is None:

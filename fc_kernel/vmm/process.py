@@ -1,4 +1,4 @@
-"""The monitor process: watched through a pidfd, whether we spawned it or found it, and never left behind by accident."""
+"""A monitor's process: watched through a pidfd, whether we spawned it or attached to it, and never leaked."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .launch import Launch, Lifetime, huge_pages, wrapped
 READ_BYTES = 1 << 16
 #: After SIGKILL only a process stuck in the kernel still lives.
 REAP_DEADLINE_S = 10.0
-#: A killed process that is not gone by then is stuck in the kernel; the loop does not wait for it.
+#: A killed process that still exists after this time is stuck in the kernel; the loop does not wait for it.
 STUCK_S = 1.0
-#: What a pipe holds at most (``/proc/sys/fs/pipe-max-size``).
+#: The most that a pipe holds (``/proc/sys/fs/pipe-max-size``).
 LAST_READS = (1 << 20) // READ_BYTES
-#: What a process wrote before its end is there already and only has to be read.
+#: For reading what a process wrote before its end, which is in the pipe already.
 LAST_WORDS_S = 0.2
-#: A file is no pipe that says when there is something to read; a console is looked at by people.
+#: How often a console file is read: a file, unlike a pipe, does not say when there is something to read.
 LOOK_AT_FILE_S = 0.25
 
-#: Detached children that were let go. Somebody has to collect their exit status while we live.
+#: Detached children that are not watched any more: their exit status still has to be collected.
 _let_go: list[subprocess.Popen[bytes]] = []
 
 
 class MonitorProcess:
     """A running monitor, made by :meth:`spawn` or :meth:`attach`.
 
-    A bound one is spawned on an event loop whose thread lives as long as the monitor may.
+    A bound one must be spawned on a thread that lives at least as long as the monitor should.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MonitorProcess:
         child: subprocess.Popen[bytes] | None = None,
         file: ConsoleFile | None = None,
     ) -> None:
-        """Takes ``pidfd`` and ``file``; the console is the child's pipe where there is no file."""
+        """Take over ``pidfd`` and ``file``; without a file the console is the child's pipe."""
         loop = asyncio.get_running_loop()
         self._pid = pid
         self._pidfd = pidfd
@@ -70,7 +70,7 @@ class MonitorProcess:
     def spawn(cls, launch: Launch, *, cwd: Path, console: ConsoleRing) -> MonitorProcess:
         """Start a program in ``cwd``; its stdout and stderr go to ``console``. Raises :class:`~fc_kernel.errors.LaunchError`.
 
-        A bound process gets SIGKILL when the calling thread ends: it does not outlive us, however we end.
+        A bound process gets SIGKILL when the calling thread ends, so it never outlives us.
         """
         _let_go[:] = [process for process in _let_go if process.poll() is None]
         with contextlib.ExitStack() as on_failure:
@@ -88,7 +88,7 @@ class MonitorProcess:
                         stdout=subprocess.PIPE if file is None else file.fileno(),
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
-                        # Its sockets and files are for us alone, wherever it makes them.
+                        # Only we may use its sockets and files, wherever it makes them.
                         umask=0o077,
                         pass_fds=tuple(launch.pass_fds),
                     )
@@ -104,10 +104,10 @@ class MonitorProcess:
 
     @classmethod
     def attach(cls, run_dir: Path, console: ConsoleRing) -> MonitorProcess:
-        """A detached monitor that another process spawned, by its journal entry; how it ends will not be known.
+        """Attach to a detached monitor that another process spawned, by its journal entry; its exit status will be unknown.
 
-        The caller owns ``run_dir`` (holds its lock). Raises :class:`~fc_kernel.errors.StateError` where there is no entry or
-        it is of a bound monitor, and :class:`~fc_kernel.errors.MonitorExited` when the process is gone.
+        The caller holds the lock of ``run_dir``. Raises :class:`~fc_kernel.errors.StateError` if there is no entry or the
+        monitor is a bound one, and :class:`~fc_kernel.errors.MonitorExited` if the process is gone.
         """
         entry = read_entry(run_dir)
         if entry is None or entry.lifetime != Lifetime.DETACHED:
@@ -119,11 +119,11 @@ class MonitorProcess:
             except OSError:
                 raise gone from None
             on_failure.callback(os.close, pidfd)
-            # Checked after the pidfd is open: from here on the descriptor, not the number, is the process.
+            # Checked after the pidfd is open: from now on the descriptor, not the number, identifies the process.
             if not entry.names(entry.pid):
                 raise gone
             file = None
-            # Without its console a monitor is still worth having.
+            # A monitor without its console is still useful.
             with contextlib.suppress(OSError):
                 file = ConsoleFile.reopen(run_dir)
                 on_failure.callback(file.close)
@@ -133,7 +133,7 @@ class MonitorProcess:
 
     @property
     def pid(self) -> int:
-        """The process id; it is the program's own, the wrappers have exec'ed it."""
+        """The process id; it is the program's own, because the wrappers exec it."""
         return self._pid
 
     @property
@@ -150,7 +150,7 @@ class MonitorProcess:
         labels: dict[str, str],
         lifetime: Lifetime = Lifetime.BOUND,
     ) -> None:
-        """Write the journal's entry; call it when the program itself runs, not a wrapper.
+        """Write the journal entry; call it when the program itself runs, not a wrapper.
 
         Raises :class:`~fc_kernel.errors.LaunchError` when the process is gone or the entry cannot be written.
         """
@@ -173,7 +173,7 @@ class MonitorProcess:
         try:
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             if not awaitable.done():
-                # What it said last says more than its exit status, and may still be in the socket.
+                # Its last words say more than its exit status, and may still be in the socket.
                 await asyncio.wait({awaitable}, timeout=LAST_WORDS_S)
             if awaitable.done():
                 awaitable.result()
@@ -193,15 +193,15 @@ class MonitorProcess:
                 signal.pidfd_send_signal(self._pidfd, signum)
 
     async def kill(self) -> VmmExit:
-        """SIGKILL, and reap."""
+        """Kill (SIGKILL) and reap."""
         self.send_signal(signal.SIGKILL)
         async with asyncio.timeout(REAP_DEADLINE_S):
             return await self.wait()
 
     def detach(self) -> None:
-        """Stop watching, and leave a detached process running for whoever attaches to it; nothing happens if it has ended.
+        """Stop watching, and leave a detached process running for another owner; nothing happens if it has ended.
 
-        Raises :class:`~fc_kernel.errors.StateError` for a bound one, which would end with us.
+        Raises :class:`~fc_kernel.errors.StateError` for a bound process, which would end with us.
         """
         if self._file is None:
             raise StateError("a bound monitor cannot be let go")
@@ -210,12 +210,12 @@ class MonitorProcess:
                 _let_go.append(self._process)
             self._loop.remove_reader(self._pidfd)
             self._exit.set_exception(StateError("the monitor was let go"))
-            # Perhaps nobody waits.
+            # Retrieved, because perhaps nobody waits.
             self._exit.exception()
         self._close()
 
     async def aclose(self) -> None:
-        """Kill if it runs, reap, and close every descriptor, even when cancelled."""
+        """Kill the process if it runs, reap it, and close every descriptor, even when cancelled."""
         try:
             if not self._exit.done():
                 await self.kill()
@@ -224,7 +224,7 @@ class MonitorProcess:
 
     def _release(self) -> None:
         if not self._exit.done():
-            # Cancelled, or stuck: what can still be done without waiting is done.
+            # Cancelled, or stuck: do what needs no waiting.
             self.send_signal(signal.SIGKILL)
             self._loop.remove_reader(self._pidfd)
             returncode = None
@@ -232,7 +232,7 @@ class MonitorProcess:
                 try:
                     returncode = self._process.wait(STUCK_S)
                 except subprocess.TimeoutExpired:
-                    returncode = -signal.SIGKILL  # it is so, as soon as the kernel lets go of it
+                    returncode = -signal.SIGKILL  # as it will be once it is not stuck any more
             self._exit.set_result(VmmExit(returncode, tuple(self._console.tail())))
         self._close()
 
@@ -263,7 +263,7 @@ class MonitorProcess:
 
     def _look_at_file(self) -> None:
         assert self._file is not None  # noqa: S101 - it is what is looked at
-        # A disk that is full or broken costs console lines, no kernel.
+        # A full or broken disk costs lines of the console, but no kernel.
         with contextlib.suppress(OSError):
             self._file.read_into(self._console)
         self._look = self._loop.call_later(LOOK_AT_FILE_S, self._look_at_file)
@@ -283,7 +283,7 @@ class MonitorProcess:
             with contextlib.suppress(OSError):
                 self._file.read_into(self._console)
             return
-        # A closed descriptor's number may be another file's by now, and a child that lives on may write for ever.
+        # A closed descriptor's number may be another file's by now, and a surviving child may write for ever.
         for _ in range(LAST_READS):
             if self._process is None or self._process.stdout is None or self._process.stdout.closed:
                 break

@@ -1,4 +1,4 @@
-"""What all drivers share whose VM is one process on the host."""
+"""The base of drivers whose VM is one process on the host."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .process import MonitorProcess
 
 
 class ProcessVmm(Vmm):
-    """A driver enters its place, spawns there, sets ``_state`` at each step, and leaves in ``_undo`` how to release all."""
+    """A driver enters its place, spawns there, sets ``_state`` at each step, and registers in ``_undo`` what to release."""
 
-    #: What the monitor gives when KVM does not run its guest.
+    #: The monitor's tier when KVM does not run its guest.
     tier_without_kvm: ClassVar[Tier] = Tier.NONE
 
     def __init__(self, plan: BootPlan, executor: Executor | None = None) -> None:
@@ -34,7 +34,7 @@ class ProcessVmm(Vmm):
 
     @property
     def state(self) -> VmmState:
-        """The present state; the process may have ended by itself."""
+        """The current state; the process may have ended by itself."""
         if self._state is not VmmState.CLOSED and self._process is not None and self._process.exited is not None:
             return VmmState.EXITED
         return self._state
@@ -46,33 +46,33 @@ class ProcessVmm(Vmm):
 
     @property
     def tier(self) -> Tier:
-        """What the running process gives, and after its end what it gave when it was last asked."""
+        """The tier of the running process; after its end the one that was found last."""
         process = self._running()
-        # The number of a process that has ended and was reaped may be another's.
+        # The pid of a reaped process may be another's now.
         if process.exited is None:
             self._tier = isolation_of(process.pid, without_kvm=self.tier_without_kvm).tier
         return self._tier or self.tier_without_kvm
 
     @property
     def _directory(self) -> Path:
-        """Where the monitor works, or will, if nobody places it elsewhere."""
+        """The monitor's working directory; before it has a place, the run directory."""
         return self.plan.run_dir if self._place is None else self._place.directory
 
     async def _enter(self) -> Place:
-        """The VM's place, made at the first call."""
+        """The VM's place, which the first call makes."""
         if self._place is None:
             self._place = await self._executor.place(self.plan)
             self._undo.push_async_callback(self._place.aclose)
         return self._place
 
     async def _spawn_in(self, place: Place, launch: Launch) -> MonitorProcess:
-        """Start the monitor; it ends with :meth:`aclose`."""
+        """Start the monitor; :meth:`aclose` ends it."""
         self._process = await place.spawn(launch, self._console)
         self._undo.push_async_callback(self._process.aclose)
         return self._process
 
     def _record(self, process: MonitorProcess) -> None:
-        """Write the journal's entry."""
+        """Write the journal entry."""
         plan = self.plan
         process.record(plan.run_dir, vm_id=plan.vm_id, monitor=self.name, labels=plan.labels, lifetime=plan.lifetime)
 
@@ -85,7 +85,7 @@ class ProcessVmm(Vmm):
         return await self._running().kill()
 
     def console_tail(self, lines: int = 20) -> list[str]:
-        """What the guest wrote to its console, and the monitor to its own output."""
+        """The last lines of the guest's console and of the monitor's own output."""
         return self._console.tail(lines)
 
     async def aclose(self) -> None:

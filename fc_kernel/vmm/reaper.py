@@ -15,13 +15,13 @@ from ..base.paths import owner_is_dead, private_dir
 from .journal import JournalEntry, read_entry
 from .launch import Lifetime
 
-#: SIGKILL ends a process in milliseconds unless it sits in the kernel, waiting for a broken disk.
+#: SIGKILL ends a process in milliseconds, unless it is stuck in the kernel, waiting for a broken disk.
 KILL_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True)
 class ReapedVm:
-    """One run directory that was removed, and what became of its process."""
+    """A run directory that was removed, and what happened to its process."""
 
     vm_id: str
     outcome: str
@@ -46,7 +46,7 @@ def reap(run_dir: Path) -> list[ReapedVm]:
         if lock is None:
             continue
         try:
-            # Held through the removal, so that two reapers do not meet in one directory.
+            # The lock is held until the removal is done, so that two reapers never work in one directory.
             entry = read_entry(path)
             if entry is None or entry.lifetime != Lifetime.DETACHED or not entry.names(entry.pid):
                 reaped.append(_reap_one(path, entry))
@@ -69,7 +69,7 @@ def _end(entry: JournalEntry) -> str:
     except OSError:
         return "removed; its process had ended"
     try:
-        # Checked after the pidfd is open: from here on the descriptor, not the number, is the process.
+        # Checked after the pidfd is open: from now on the descriptor, not the number, identifies the process.
         if not entry.names(entry.pid):
             return f"removed; pid {entry.pid} is another process now and was left alone"
         with contextlib.suppress(ProcessLookupError):

@@ -11,7 +11,7 @@ import httpx
 from ...errors import MonitorApiError, OutcomeUnknown
 from .requests import Request
 
-#: Firecracker promises answers within 700 ms but for snapshots, whose time grows with the memory.
+#: Firecracker promises answers within 700 ms, except for snapshots, whose time grows with the memory.
 REQUEST_TIMEOUT_S = 10.0
 SNAPSHOT_TIMEOUT_S = 300.0
 #: A fault message has some hundred bytes.
@@ -29,7 +29,7 @@ class FirecrackerApi:
         )
 
     async def send(self, request: Request) -> None:
-        """Send a request that has no answer but success.
+        """Send a request that is answered with success only.
 
         Raises :class:`~fc_kernel.errors.MonitorApiError` with the fault message, and
         :class:`~fc_kernel.errors.OutcomeUnknown` when the connection broke after the request had been sent.

@@ -33,15 +33,15 @@ __all__ = ["FirecrackerProgram", "FirecrackerVmm", "find_firecracker"]
 
 API_SOCKET = "api.sock"
 LOG_FILE, METRICS_FILE = "log", "metrics"
-#: What is asked for, and what the instance's state is called then.
+#: The state to ask for, and the instance's name for it.
 INSTANCE_STATES = {"Paused": "Paused", "Resumed": "Running"}
-#: How many lines of its log go into an error message.
+#: How many lines of Firecracker's log go into an error message.
 LOG_LINES = 5
 LOG_TAIL_BYTES = 16 << 10
 
 
 class FirecrackerVmm(ProcessVmm):
-    """Runs in ``plan.run_dir``, with sockets named relative to it: snapshots hold that relative name."""
+    """Runs in ``plan.run_dir`` with socket names relative to it, because snapshots hold these names."""
 
     name: ClassVar[str] = "firecracker"
 
@@ -61,12 +61,12 @@ class FirecrackerVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """Everything that this version can do."""
+        """What this version can do."""
         lacks = {Capability.SNAPSHOT_KEEPS_CONNECTIONS, Capability.LAYERS}
         if not self._features.vsock_override:
             lacks.add(Capability.VSOCK_OVERRIDE)
         if self._features.bare_resume_hangs:
-            # Healed by a snapshot, which resets the guest's vsock device.
+            # resume() takes a snapshot, which resets the guest's vsock device.
             lacks.add(Capability.PAUSE_KEEPS_CONNECTIONS)
         return frozenset(set(Capability) - lacks)
 
@@ -88,7 +88,7 @@ class FirecrackerVmm(ProcessVmm):
         self._state = VmmState.RUNNING
 
     async def load(self, snapshot: SnapshotLoad) -> None:
-        """Spawn Firecracker and load. After a failed load the process is of no more use, so it is ended."""
+        """Spawn Firecracker and load. After a failed load the process is useless, so it is ended."""
         self._only_in(VmmState.CREATED, "load")
         snapshot_load(snapshot, self._features)
         if snapshot.vsock_override is not None:
@@ -100,7 +100,7 @@ class FirecrackerVmm(ProcessVmm):
 
         await self._spawn(load, ResourceLimits.for_guest(self.plan.spec, snapshot.files.mem))
         self._state = VmmState.RUNNING if snapshot.resume else VmmState.PAUSED
-        # What follows a load is not a bare resume.
+        # The resume after a load is not one after a bare pause.
         self._snapshot_since_pause = True
 
     async def _spawn(self, then: Callable[[Place, FirecrackerApi], Awaitable[None]], limits: ResourceLimits) -> None:
@@ -149,7 +149,7 @@ class FirecrackerVmm(ProcessVmm):
         return ring.tail(LOG_LINES)
 
     async def _api_listens(self, place: Place) -> None:
-        """Return when Firecracker listens. The socket is there a moment earlier, so only a connection proves it."""
+        """Return when Firecracker listens. The socket exists a moment earlier, so only a connection proves it."""
         (await place.connect(API_SOCKET)).close()
 
     async def pause(self) -> None:
@@ -184,7 +184,7 @@ class FirecrackerVmm(ProcessVmm):
         self._state = VmmState.RUNNING
 
     async def _change(self, wanted: str) -> None:
-        """Change the instance's state; when the answer is lost, ask whether it was changed."""
+        """Change the instance's state; when the answer is lost, ask for the state."""
         try:
             await self._request_api().send(vm_state(wanted))
         except OutcomeUnknown:
@@ -192,7 +192,7 @@ class FirecrackerVmm(ProcessVmm):
                 raise
 
     async def _instance_state(self) -> str | None:
-        """The state that Firecracker tells. It answers in order, so earlier requests are done or refused by then."""
+        """The state that Firecracker reports. It answers in order, so earlier requests are done or refused by then."""
         with contextlib.suppress(MonitorApiError, OutcomeUnknown):
             return str((await self._request_api().get("/")).get("state"))
         return None
@@ -206,14 +206,14 @@ class FirecrackerVmm(ProcessVmm):
             )
         for path in (request.files.vmstate, request.files.mem):
             if path.exists():
-                # Firecracker would write over it in place, under whoever has it mapped.
+                # Firecracker would overwrite it in place, although a VM may have mapped it.
                 raise StateError(f"{path} exists; a snapshot needs new files")
         try:
             await finish(self._write(request))
         except BaseException as error:
             _remove(request.files)
             if isinstance(error, asyncio.CancelledError):
-                # Written, and thrown away with the pages that the next diff would hold.
+                # The files were written and removed, and with them the pages that the next diff would hold.
                 self._diff_base_lost = True
             raise
         if request.kind == "full":
@@ -226,7 +226,7 @@ class FirecrackerVmm(ProcessVmm):
                 files = SnapshotFiles(vmstate=vmstate, mem=mem)
                 await api.send(snapshot_create(replace(request, files=files)))
         except OutcomeUnknown:
-            # The files are whole or not, nobody knows; and the pages that a next diff would hold are perhaps in them.
+            # Nobody knows whether the files are complete, or whether they hold the pages of the next diff.
             self._diff_base_lost = True
             await self._instance_state()
             raise

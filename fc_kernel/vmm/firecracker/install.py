@@ -1,4 +1,4 @@
-"""Fetching a Firecracker release, verifying it, and placing it where it is found."""
+"""Downloading a Firecracker release, verifying it, and installing it where it is looked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .program import FirecrackerProgram, find_firecracker, installed_path
 from .versions import RECOMMENDED_VERSION, features_of, parse_version
 
 RELEASES = "https://github.com/firecracker-microvm/firecracker/releases/download"
-#: A release's archive has some 10 MB; the program in it, unpacked, less than this.
+#: A release's archive has some 10 MB, and the unpacked program less than this.
 MAX_ARCHIVE_BYTES = 256 << 20
 MAX_CHECKSUM_BYTES = 4096
 TIMEOUT_S = 60.0
@@ -38,9 +38,9 @@ def install_firecracker(
 ) -> FirecrackerProgram:
     """Install a release and return it.
 
-    ``source`` is an archive's path or URL in place of the project's own release; without ``sha256`` the checksum comes from
+    ``source`` is a path or URL of an archive, instead of the project's own release; without ``sha256`` the checksum comes from
     the file beside the archive (its name and ``.sha256.txt``), as the project publishes it. ``progress(done, total)`` counts
-    bytes. Raises :class:`~fc_kernel.errors.ConfigError`, and then nothing has changed.
+    bytes. Raises :class:`~fc_kernel.errors.ConfigError`; nothing has changed then.
     """
     number = ".".join(map(str, parse_version(version)))
     features_of(parse_version(number))
@@ -69,7 +69,7 @@ def install_firecracker(
 
 @contextlib.contextmanager
 def _directory(path: Path) -> Iterator[None]:
-    """Make a directory, and remove what was made if the block fails."""
+    """Make a directory, and remove it if the block fails."""
     made = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _copy(where: str, target: Path, progress: Progress) -> str:
         with target.open("xb") as out, contextlib.ExitStack() as stack:
             if _is_url(where):
                 response = stack.enter_context(
-                    # The archive itself: some servers call a .tgz a compressed .tar, and would have it unpacked on the way.
+                    # The raw bytes: some servers declare a .tgz as a compressed .tar, which the client would decompress.
                     httpx.stream("GET", where, headers=AS_IT_IS, follow_redirects=True, timeout=TIMEOUT_S)
                 )
                 response.raise_for_status()
@@ -145,7 +145,7 @@ def _reason(error: Exception) -> str:
 
 
 def _unpack(archive: Path, number: str, target: Path, where: str) -> None:
-    """Take the one program out of the archive, by its name in a release; nothing else is written."""
+    """Extract only the program from the archive, by its name in a release."""
     name = f"firecracker-v{number}-x86_64"
     wanted = {f"release-v{number}-x86_64/{name}", name, "firecracker"}
     try:

@@ -20,7 +20,7 @@ ASK_DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class FirecrackerProgram:
-    """A Firecracker that can be used."""
+    """A usable Firecracker."""
 
     path: Path
     version: str
@@ -28,14 +28,14 @@ class FirecrackerProgram:
 
 
 def installed_path(version: str) -> Path:
-    """Where ``fc-kernel firecracker install`` places a version."""
+    """Where ``fc-kernel firecracker install`` puts a version."""
     return data_dir() / "firecracker" / version / PROGRAM
 
 
 def find_firecracker(path: str | None = None) -> FirecrackerProgram:
-    """The program at ``path``, or of ``FC_KERNEL_FIRECRACKER``, on the PATH, or the newest that was installed by us.
+    """The program at ``path``, else that of ``FC_KERNEL_FIRECRACKER``, on the PATH, or the newest that we installed.
 
-    Both may be several paths with ``:`` between, of which the first that is a program is taken.
+    The first two may be several paths with ``:`` between; the first that is a program is taken.
 
     Raises :class:`~fc_kernel.errors.MonitorUnavailable`, or :class:`~fc_kernel.errors.UnsupportedByMonitor` when too old.
     """

@@ -26,7 +26,7 @@ class Request:
 
 
 def boot_requests(plan: BootPlan) -> list[Request]:
-    """All that configures a VM before its start, and the start, in order."""
+    """The requests that configure and start a VM, in order."""
     spec = plan.spec
     requests = [
         Request("PUT", "/machine-config", _machine(spec)),
@@ -34,7 +34,7 @@ def boot_requests(plan: BootPlan) -> list[Request]:
     ]
     if spec.rootfs is not None:
         root = _drive("rootfs", spec.rootfs, read_only=bool(spec.rootfs_read_only), limiter=spec.rootfs_rate_limit)
-        # The initramfs mounts the root itself; Firecracker would only add root= to the command line.
+        # The initramfs mounts the root; Firecracker would only add root= to the command line.
         root["is_root_device"] = plan.initrd is None
         requests.append(Request("PUT", "/drives/rootfs", root))
     requests += [_extra_drive(drive) for drive in spec.extra_drives]
@@ -125,7 +125,7 @@ def snapshot_create(request: SnapshotCreate) -> Request:
 def snapshot_load(load: SnapshotLoad, features: Features) -> Request:
     """Load a snapshot with the ``File`` backend, which is lazy and copy-on-write.
 
-    The overrides' key is ``network_overrides``, with nothing but the two names in it. Raises
+    The key of the overrides is ``network_overrides``; each has only ``iface_id`` and ``host_dev_name``. Raises
     :class:`~fc_kernel.errors.UnsupportedByMonitor`.
     """
     body: dict[str, Any] = {

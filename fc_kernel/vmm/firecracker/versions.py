@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ...errors import MonitorUnavailable, UnsupportedByMonitor
 
-#: ``network_overrides`` came with it; older ones cannot hand a warm VM over.
+#: It introduced ``network_overrides``; older versions cannot hand over a warm VM.
 LEAST = (1, 12, 0)
-#: The newest whose answers were seen; later ones are taken, as the API is stable within a major version.
+#: The newest version that was tried; later ones are accepted, as the API is stable within a major version.
 NEWEST_SEEN = (1, 16, 1)
 RECOMMENDED_VERSION = "1.16.1"
 
@@ -18,7 +18,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Features:
-    """The differences that the driver has to know."""
+    """The differences between versions that matter to the driver."""
 
     version: Version
     #: ``vsock_override`` in the load body.

@@ -1,6 +1,6 @@
 """The hybrid-vsock socket of a QEMU VM: each connection is a stream of the multiplexer on the guest's virtio port.
 
-The bridge copies bytes and understands nothing; the guest's end answers the handshake, or resets the stream.
+The bridge only copies bytes; the guest's end answers the handshake, or resets the stream.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 256 << 10
 BACKLOG = 64
-#: After an accept failed for want of descriptors: as long as asyncio's own servers wait.
+#: The pause after an accept failed for want of descriptors, as in asyncio's own servers.
 ACCEPT_RETRY_S = 1.0
-#: How long a guest that serves may take to finish its frames; on a busy host an emulated one may stand still for a while.
+#: How long a serving guest may take to finish its frames; on a busy host an emulated guest may stall for a while.
 REST_DEADLINE_S = 5.0
-#: A guest that has said nothing yet is still booting, or serves nobody.
+#: The same for a guest that has sent nothing yet: it is still booting, or serves nobody.
 UNHEARD_DEADLINE_S = 0.5
 
 
@@ -87,7 +87,7 @@ class _Connection:
                 return
             self._bridge.mux.consumed(self._stream, sent)
         if sent < len(data):
-            # Bounded by the stream's window: the guest gets no more credit until this is gone.
+            # Bounded by the stream's window: the guest gets no more credit until this is sent.
             if not self._waiting:
                 self._loop.add_writer(self._sock, self._writable)
             self._waiting.append(memoryview(bytes(data[sent:])))
@@ -142,11 +142,11 @@ class MuxBridge:
     ) -> None:
         """``on_lost(reason)`` is called once, when the port breaks or the guest breaks the protocol.
 
-        ``loaded`` is for a guest from a snapshot: nothing is sent before :meth:`release`.
+        ``loaded`` is for a guest from a snapshot: nothing is sent to it before :meth:`release`.
         """
         self.loop = asyncio.get_running_loop()
         self.mux = mux.Mux(client=True, loaded=loaded)
-        #: Whether the guest has ever said anything.
+        #: Whether the guest has ever sent anything.
         self._heard = loaded
         self._rested = asyncio.Event()
         self._on_lost = on_lost
@@ -227,7 +227,7 @@ class MuxBridge:
         self.flush()
 
     def flush(self) -> None:
-        """Send what the port takes."""
+        """Send as much as the port takes."""
         if self._closed:
             return
         while self.mux.wants_to_send:
@@ -252,9 +252,9 @@ class MuxBridge:
             connection.read_if_room()
 
     async def rest(self) -> bool:
-        """Bring the session to rest until :meth:`release`; false when the guest does not answer in time.
+        """Bring the session to rest until :meth:`release`; returns false when the guest does not answer in time.
 
-        Connections stay open, and what is read from them meanwhile waits.
+        Connections stay open, and what clients send meanwhile waits.
         """
         if not self.at_rest:
             self._rested.clear()
@@ -267,11 +267,11 @@ class MuxBridge:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing is on its way between host and guest, and nothing will be before :meth:`release`."""
+        """Whether nothing is in flight between host and guest, and nothing will be before :meth:`release`."""
         return not self._closed and self.mux.at_rest
 
     def release(self) -> None:
-        """Let data flow again; after a load, let the guest begin a new session."""
+        """Let data flow again; after a load, make the guest begin a new session."""
         self.mux.release()
         self.flush()
 
@@ -290,7 +290,7 @@ class MuxBridge:
             self._on_lost(reason)
 
     def close(self) -> None:
-        """Close all connections, the port and the listener; nothing happens the second time."""
+        """Close all connections, the port and the listener; may be called twice."""
         if self._closed:
             return
         self._closed = True

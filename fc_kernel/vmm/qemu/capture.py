@@ -1,4 +1,4 @@
-"""A snapshot of the guest's memory: copied while the guest stands still, compared and written while it runs again."""
+"""A snapshot of the guest's memory: copied while the guest is paused, compared and written while it runs again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from ...memory.pages import PAGE_BYTES, PageFile, copy_sparse
 from .memory import GuestMemory, Region, page_count, pieces, prefaulted
 
-#: Room for pages that the guest writes between the estimate and the pause.
+#: Room in the buffer for pages that the guest writes between the estimate and the pause.
 SLACK_PAGES = 1024
-#: Memory is not taken without end: what does not fit is written into the file while the guest stands still.
+#: The largest buffer: what does not fit is written into the file while the guest is paused.
 MOST_BUFFERED_BYTES = 2 << 30
 
 
 class Interrupted(Exception):
-    """Raised in the thread that copies or writes, when it was told to stop."""
+    """Raised in the thread that copies or writes when it was told to stop."""
 
 
 class Reference:
-    """What the driver knows of the last snapshot or load: a digest of every page that was the process's own then.
+    """The memory at the last snapshot or load: a digest of every page that was the process's own then.
 
-    All others were as in ``base``, the file that the memory is a private mapping of (zeros after a boot). A digest is Python's
-    own keyed hash of 64 bits: that a changed page has the same one happens once in 10^19 pages, whatever the guest does.
+    All other pages were as in ``base``, the file that the memory is a private mapping of (zeros after a boot). A digest is
+    Python's keyed 64-bit hash: a changed page has the same one once in 10^19 pages, whatever the guest does.
     """
 
     def __init__(self, mem_bytes: int, base: int | None) -> None:
@@ -33,7 +33,7 @@ class Reference:
         self.digests = array("q", bytes(8 * (mem_bytes // PAGE_BYTES)))
 
     def learn(self, layer: PageFile) -> None:
-        """The pages of a page file were laid over the memory."""
+        """Record that the pages of a page file were laid over the memory."""
         digests = self.digests
         for regions, data in layer.blocks():
             now = array("q", map(hash, _paged(data)))
@@ -43,7 +43,7 @@ class Reference:
                 at += pages
 
     def below(self, first: int, size: int) -> bytes:
-        """What the base file holds in these pages."""
+        """The base file's content of these pages."""
         return bytes(size) if self.base is None else os.pread(self.base, size, first * PAGE_BYTES)
 
 
@@ -52,10 +52,10 @@ def _paged(data: bytes) -> list[bytes]:
 
 
 class Capture:
-    """One snapshot's memory. Everything may block; used in one thread at a time."""
+    """The memory of one snapshot. All methods may block; used in one thread at a time."""
 
     def __init__(self, memory: GuestMemory) -> None:
-        """Prepares a buffer, while the guest still runs."""
+        """Prepare a buffer while the guest still runs."""
         self._memory = memory
         estimate = min((page_count(memory.own_pages()) + SLACK_PAGES) * PAGE_BYTES, MOST_BUFFERED_BYTES)
         self._buffer = prefaulted(min(estimate, memory.size_bytes))
@@ -63,7 +63,7 @@ class Capture:
         self._stop = threading.Event()
 
     def take(self, writing: Writing) -> None:
-        """Copy the pages; the guest stands still."""
+        """Copy the pages of the paused guest."""
         regions = self._memory.own_pages()
         size = page_count(regions) * PAGE_BYTES
         if size > len(self._buffer):
@@ -82,7 +82,7 @@ class Capture:
             writing.add(piece, bytes(scratch))
 
     def write(self, writing: Writing) -> None:
-        """Write what was copied; the guest may run meanwhile."""
+        """Write the copied pages; the guest may run meanwhile."""
         writing.begin()
         at = 0
         with memoryview(self._buffer) as view:
@@ -97,16 +97,16 @@ class Capture:
             raise Interrupted
 
     def stop(self) -> None:
-        """Let :meth:`take` and :meth:`write` raise :class:`Interrupted` soon."""
+        """Make :meth:`take` and :meth:`write` raise :class:`Interrupted` soon."""
         self._stop.set()
 
     def close(self) -> None:
-        """Give the buffer back; nothing happens the second time."""
+        """Release the buffer; may be called twice."""
         self._buffer.close()
 
 
 def _divided(regions: Sequence[Region], pages: int) -> tuple[list[Region], list[Region]]:
-    """The regions in two lists: the first ``pages`` pages, and the rest."""
+    """Divide the regions into the first ``pages`` pages and the rest."""
     if page_count(regions) <= pages:
         return list(regions), []
     first = next(pieces(regions, pages), [])
@@ -121,7 +121,7 @@ def _divided(regions: Sequence[Region], pages: int) -> tuple[list[Region], list[
 
 
 class Writing:
-    """A ``mem`` file that is being written, and what will be known when it is."""
+    """A ``mem`` file that is being written, and the page digests that become the next reference."""
 
     def __init__(self, target: int, reference: Reference, *, full: bool) -> None:
         self._target = target
@@ -131,7 +131,7 @@ class Writing:
         self.digests = reference.digests[:]
 
     def begin(self) -> None:
-        """Make the file what it is without the pages; only the first call does."""
+        """Give the file its size, and a full one the content of the base; only the first call does anything."""
         if self._begun:
             return
         self._begun = True
@@ -141,7 +141,7 @@ class Writing:
         os.ftruncate(self._target, size)
 
     def add(self, regions: Sequence[Region], data: bytes) -> None:
-        """Pages as they were, regions one behind the other: write those that the file needs."""
+        """Take the content of the regions, one behind the other, and write the pages that the file needs."""
         at = 0
         for first, pages in regions:
             size = pages * PAGE_BYTES

@@ -10,33 +10,33 @@ from ..base import BootPlan
 from .program import QemuProgram
 
 MUX_PORT_NAME = "fc_kernel.mux.0"
-#: Names in QEMU's working directory, so that whoever owns that can connect, also after the one before has died.
+#: Sockets in QEMU's working directory, so that a new owner of it can connect after the old one has died.
 QMP_SOCKET, MUX_SOCKET = "qmp.sock", "mux.sock"
 #: The character device behind the multiplexer's port.
 MUX_DEVICE = "mux"
-#: The machine has so many virtio transports, of which entropy and the multiplexer's port take one each.
+#: The number of virtio transports of the machine; entropy and the multiplexer's port take one each.
 MAX_DEVICES, OWN_DEVICES = 24, 2
-#: QEMU takes no higher limit; none that is higher limits anything.
+#: QEMU accepts no higher limit; a higher one would not limit anything.
 MAX_THROTTLE = 10**15
-#: What this monitor's guests need on their command line beside the image's own. A kernel that ends would try the firmware
-#: before a triple fault, and a machine that was loaded has none.
+#: What this monitor's guests need on their command line beside the image's arguments. At a reboot Linux would try the
+#: firmware before a triple fault, and a loaded machine has no firmware.
 BOOT_ARGS = "fc.transport=mux reboot=t"
-#: All that TCG can emulate, so that wheels for any processor run; but with page tables of four levels, which are walked faster.
+#: All that TCG can emulate, so that wheels for any processor run; but page tables of four levels, which are walked faster.
 EMULATED_CPU = "max,la57=off"
-#: What ``xen-save-devices-state`` writes does not begin with a section about the machine, as an ordinary migration does.
+#: The output of ``xen-save-devices-state`` lacks the section about the machine with which an ordinary migration begins.
 LOADS = ("-global", "migration.send-configuration=off", "-incoming", "defer")
 
 
 def command_line(
     plan: BootPlan, program: QemuProgram, *, accelerated: bool, tsc_khz: int | None = None, mem: int | None = None
 ) -> list[str]:
-    """The words that start the VM, stopped: one to boot or, with ``mem``, one to load devices' state into.
+    """The command line that starts a stopped VM: one to boot or, with ``mem``, one to load devices' state into.
 
     ``mem`` is an inherited descriptor of the snapshot's memory. Paths are as QEMU sees them. QEMU listens on two sockets in its
     working directory, on each for one connection at a time; nothing runs before we have connected to both.
 
-    ``tsc_khz`` is the speed of the counter that an emulated guest reads. A load needs nothing but the memory and the devices'
-    state: what a kernel's boot wants is left out.
+    ``tsc_khz`` is the speed of the time-stamp counter that an emulated guest reads. A load needs only the memory and the
+    devices' state, so everything for the boot is left out.
 
     Raises :class:`~fc_kernel.errors.UnsupportedByMonitor` for what QEMU's machine cannot do.
     """
@@ -75,7 +75,7 @@ def _listening(device: str, name: str) -> str:
 
 
 def _boot(plan: BootPlan, tsc_khz: int | None) -> list[str]:
-    """The kernel. Its memory is anonymous: behind a private mapping of an empty file each page would be there twice."""
+    """Boot a kernel, with anonymous memory: with a private mapping of an empty file each page would exist twice."""
     spec = plan.spec
     assert spec.kernel is not None  # noqa: S101 - a plan is resolved
     boot_args = [spec.boot_args or "", BOOT_ARGS]
@@ -116,7 +116,7 @@ def _drive(drive_id: str, path: Path, *, read_only: bool, limiter: RateLimiter |
         "if=none",
         f"read-only={'on' if read_only else 'off'}",
     ]
-    # The file is locked by whoever writes it; a read-only image is shared by many VMs.
+    # A writer locks the file; a read-only image is shared by many VMs.
     options.append("file.locking=off" if read_only else "file.locking=auto")
     if limiter is not None:
         options += _throttle("bps", limiter.bandwidth) + _throttle("iops", limiter.ops)
@@ -124,13 +124,13 @@ def _drive(drive_id: str, path: Path, *, read_only: bool, limiter: RateLimiter |
 
 
 def _file(path: Path) -> str:
-    """A path as a value in QEMU's option syntax, where a comma is doubled and ``fat:x`` would be no file of that name."""
+    """A path in QEMU's option syntax, where commas are doubled and ``fat:x`` would not be a file of that name."""
     text = str(path) if path.is_absolute() else f"./{path}"
     return text.replace(",", ",,")
 
 
 def _throttle(what: str, bucket: TokenBucket | None) -> list[str]:
-    """A token bucket as QEMU's leaky one (``docs/throttle.txt``): the rate, and the size as what may burst at once."""
+    """A token bucket as QEMU's leaky bucket (``docs/throttle.txt``): the rate, and the size as the burst."""
     if bucket is None:
         return []
     per_second = min(max(1, bucket.size * 1000 // bucket.refill_time_ms), MAX_THROTTLE)

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 #: Where QEMU writes its devices' state, in its working directory.
 DEVICES_FILE = "devices"
-#: A VM that is paused for long is not paused for a snapshot, and does not keep the memory for one.
+#: A VM that is paused for longer than this is not paused for a snapshot, and releases the buffer for one.
 PREPARED_S = 2.0
 
 
@@ -66,7 +66,7 @@ class QemuVmm(ProcessVmm):
         self._memory: GuestMemory | None = None
         self._machine: Machine | None = None
         self._reference: Reference | None = None
-        #: Prepared by a pause, taken by the first snapshot in it.
+        #: Prepared by a pause, used by the first snapshot in it.
         self._capture: Capture | None = None
         #: The last snapshot, until :meth:`written` has said how it went.
         self._saving: Saving | None = None
@@ -78,7 +78,7 @@ class QemuVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """All but a chosen vsock address and rate limiters on network interfaces."""
+        """All except a chosen vsock address and rate limiters on network interfaces."""
         return frozenset(
             set(Capability) - {Capability.VSOCK_ADDRESS, Capability.VSOCK_OVERRIDE, Capability.NETWORK_RATE_LIMITERS}
         )
@@ -106,8 +106,8 @@ class QemuVmm(ProcessVmm):
     async def load(self, snapshot: SnapshotLoad) -> None:
         """Spawn QEMU on the snapshot's memory and load the devices' state.
 
-        The kernel and the initrd are not needed any more, the drives are those of the plan. On KVM the guest's clock is part of
-        the devices' state.
+        Kernel and initrd are not needed; the drives are those of the plan. On KVM the guest's clock is part of the devices'
+        state.
         """
         self._only_in(VmmState.CREATED, "load")
         check_supported(self.plan, self._program)
@@ -129,7 +129,7 @@ class QemuVmm(ProcessVmm):
                     assert self._monitor is not None  # noqa: S101 - spawned
                     await self._monitor.load_devices(loading.devices)
                 finally:
-                    # Its thread reads files that are closed behind us.
+                    # Its thread reads files that are closed after us.
                     await asyncio.wait({learning})
                 learning.result()
             if snapshot.resume:
@@ -159,16 +159,16 @@ class QemuVmm(ProcessVmm):
     async def _spawn(
         self, plan: BootPlan, *, khz: int | None = None, mem: int | None = None, devices: int | None = None
     ) -> None:
-        """Start QEMU, stopped, with QMP and the bridge; ``mem`` and ``devices`` are what it is to load."""
+        """Start QEMU, stopped, with QMP and the bridge; ``mem`` and ``devices`` are what it loads."""
         place = await self._enter()
         seen = place.admitted(plan)
         launch = Launch(
             argv=command_line(seen, self._program, accelerated=self._accelerated, tsc_khz=khz, mem=mem),
             limits=ResourceLimits.for_guest(plan.spec),
             lifetime=plan.lifetime,
-            # What is loaded is what was checked, whatever becomes of the files' names.
+            # By descriptors, so that what is loaded is what was checked, even if the files are renamed.
             pass_fds=[fd for fd in (mem, devices) if fd is not None],
-            # An emulator's translated code would take some of 2 MiB before a loaded guest's first answer.
+            # With huge pages an emulator's translated code would take several of 2 MiB before a loaded guest first answers.
             huge_pages=mem is None or self._accelerated,
         )
         process = await self._spawn_in(place, launch)
@@ -177,7 +177,7 @@ class QemuVmm(ProcessVmm):
         self._record(process)
         port = await self._socket(process, place, MUX_SOCKET)
         try:
-            # The guest does not run yet; from its first word on somebody listens.
+            # The guest does not run yet, so we listen from its first byte on.
             await self._monitor.connected(MUX_DEVICE)
             self._bridge = MuxBridge(port, self.uds_path, self._port_lost, loaded=mem is not None)
         except BaseException:
@@ -186,7 +186,7 @@ class QemuVmm(ProcessVmm):
         self._undo.callback(self._bridge.close)
 
     async def _socket(self, process: MonitorProcess, place: Place, name: str) -> socket.socket:
-        """A connection to a socket of QEMU's, which it makes soon after its start, or ends instead."""
+        """Connect to a socket that QEMU makes soon after its start, unless QEMU ends first."""
         connecting = asyncio.ensure_future(place.connect(name))
         try:
             await process.guard("QEMU", connecting)
@@ -201,7 +201,7 @@ class QemuVmm(ProcessVmm):
         try:
             return await QemuMonitor.connect(self.plan.vm_id, sock)
         except MonitorError as error:
-            # A process that ended says why better than its closed socket.
+            # The error of an ended process says more than that of its closed socket.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS_S):
                     raise MonitorError(str(await process.wait())) from error
@@ -223,15 +223,15 @@ class QemuVmm(ProcessVmm):
         await self._monitor.execute(command, **arguments)
 
     async def prepare(self) -> None:
-        """Take the memory that a snapshot will be copied to; it is given back when no pause follows soon."""
+        """Allocate the buffer for a snapshot; it is released when no pause follows soon."""
         self._only_in(VmmState.RUNNING, "prepare")
         await self._prepare()
 
     async def pause(self) -> None:
         """Bring the guest's connections to rest, and stop the vCPUs.
 
-        Meanwhile memory is made ready for a snapshot. A guest that does not come to rest is paused nevertheless, but no
-        snapshot can be made of it.
+        Meanwhile the buffer for a snapshot is prepared. A guest that does not come to rest is paused all the same, but no
+        snapshot can be taken of it.
         """
         self._only_in(VmmState.RUNNING, "pause")
         await finish(self._pause())
@@ -251,7 +251,7 @@ class QemuVmm(ProcessVmm):
         self._state = VmmState.PAUSED
 
     async def _prepare(self) -> None:
-        # What is wrong with the memory is said by the snapshot that wants it.
+        # The snapshot that needs the memory will report the error.
         with contextlib.suppress(MonitorError, StateError, OSError):
             memory = await self._guest_memory()
             self._capture = capture = await _blocking(lambda: Capture(memory))
@@ -262,7 +262,7 @@ class QemuVmm(ProcessVmm):
             self._capture = None
 
     async def resume(self) -> None:
-        """Let the vCPUs run (QMP ``cont``), and the connections too."""
+        """Let the vCPUs (QMP ``cont``) and the connections run."""
         self._only_in(VmmState.PAUSED, "resume")
         self._capture = None
         await finish(self._let_run())
@@ -277,7 +277,7 @@ class QemuVmm(ProcessVmm):
         return self._memory
 
     async def snapshot(self, request: SnapshotCreate) -> None:
-        """Copy the pages and the devices' state of the paused VM; :meth:`written` returns when the files are whole."""
+        """Copy the pages and the devices' state of the paused VM; :meth:`written` returns when the files are complete."""
         self._only_in(VmmState.PAUSED, "a snapshot")
         if self._saving is not None:
             raise StateError("a snapshot while the one before is not written: await written() first")
@@ -305,8 +305,8 @@ class QemuVmm(ProcessVmm):
         if capture is None:
             capture = await _blocking(lambda: Capture(memory))
         devices = self._directory / DEVICES_FILE
-        # Both to their ends, whatever becomes of the other: a thread that copies is not left alone. ("live" is for a VM that
-        # goes on elsewhere: its drives would be given up.)
+        # Both run to their ends, even if the other fails: a copying thread is not left alone. ("live" is for a VM that
+        # moves elsewhere: it would give up its drives.)
         done = await asyncio.gather(
             saving.take(capture),
             self._execute("xen-save-devices-state", filename=DEVICES_FILE, live=False),
@@ -340,7 +340,7 @@ class QemuVmm(ProcessVmm):
         self._saving = None
 
     async def aclose(self) -> None:
-        """Kill the process and release everything; a snapshot that is not written is given up."""
+        """Kill the process and release everything; a snapshot that is still being written is given up."""
         saving, self._saving = self._saving, None
         try:
             if saving is not None:

@@ -17,13 +17,13 @@ from .vmstate import read_vmstate
 
 
 class Loading:
-    """The opened files of one load. Its methods may block; close it when the VM has been loaded."""
+    """The open files of one load. Its methods may block; close it when the VM has been loaded."""
 
     def __init__(self, snapshot: SnapshotLoad, plan: BootPlan, *, accelerated: bool) -> None:
-        """Raises :class:`~fc_kernel.errors.LaunchError` for what is missing, damaged or of another machine."""
+        """Open and check; raises :class:`~fc_kernel.errors.LaunchError` for files that are missing, damaged or do not fit."""
         self.machine, state = read_vmstate(snapshot.files.vmstate)
         spec = self.machine.spec(plan.spec, snapshot.network_overrides, accelerated=accelerated)
-        #: The plan with the saved machine.
+        #: The plan, with the spec of the saved machine.
         self.plan = replace(plan, spec=spec)
         mem_bytes = self.machine.mem_size_mib << 20
         with contextlib.ExitStack() as stack:
@@ -33,19 +33,19 @@ class Loading:
             stack.callback(os.close, self.devices)
             with os.fdopen(self.devices, "wb", closefd=False) as file:
                 file.write(state)
-            # QEMU reads on where we are.
+            # QEMU reads on from our position.
             os.lseek(self.devices, 0, os.SEEK_SET)
             self._layers = [stack.enter_context(_opened_layer(path, mem_bytes)) for path in snapshot.layers]
             self.reference = Reference(mem_bytes, self.mem)
             self._undo = stack.pop_all()
 
     def keep_base(self) -> int:
-        """A descriptor of ``mem`` of its own, for as long as the VM lives; the caller closes it."""
+        """Another descriptor of ``mem``, for as long as the VM lives; the caller closes it."""
         self.reference.base = os.dup(self.mem)
         return self.reference.base
 
     def learn(self) -> None:
-        """Let :attr:`reference` know the layers; that takes a while, and nobody needs it before the next snapshot."""
+        """Add the layers to :attr:`reference`; that takes a while, and is needed only before the next snapshot."""
         for layer in self._layers:
             self.reference.learn(layer)
 
@@ -57,7 +57,7 @@ class Loading:
                     memory.write(regions, view)
 
     def close(self) -> None:
-        """Release the descriptors; nothing happens the second time."""
+        """Close the descriptors; may be called twice."""
         self._undo.close()
 
 

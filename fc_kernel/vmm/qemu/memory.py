@@ -1,10 +1,10 @@
-"""The guest's memory in QEMU's process: which pages of it are the process's own, reading them, and writing some.
+"""The guest's memory in QEMU's process: finding the process's own pages, reading them, and writing pages.
 
 The memory is anonymous after a boot, and a private mapping of the snapshot's ``mem`` after a load; either way the *anonymous*
-pages are those that the guest wrote (or, with huge pages, those around them). They are copied with ``process_vm_readv(2)``,
-which the process being our child and ours is enough for, and which copies once where ``/proc/PID/mem`` copies twice.
+pages are those that the guest wrote (with huge pages, also those around them). They are copied with ``process_vm_readv(2)``,
+which is allowed for a child of our uid, and which copies once where ``/proc/PID/mem`` copies twice.
 
-What the process says of itself is not trusted: a wrong address reads or harms that process alone.
+The process is not trusted: a wrong address reads or harms only that process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_PFNZERO = 1 << 2, 1 << 3
 #: size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, _mask, _anyof_mask, return_mask
 SCAN_ARGUMENT = struct.Struct("<12Q")
 REGION = struct.Struct("<QQQ")
-#: How many regions one call finds at most: 32768 are 768 KiB of answer.
+#: How many regions one call returns at most: 32768 take 768 KiB.
 REGIONS = 1 << 15
 #: ``Documentation/admin-guide/mm/pagemap.rst``: one u64 for each page.
 PAGEMAP_ENTRY_BYTES = 8
@@ -36,7 +36,7 @@ PAGEMAP_PRESENT, PAGEMAP_SWAPPED, PAGEMAP_FILE = 1 << 63, 1 << 62, 1 << 61
 PAGEMAP_CHUNK = 1 << 16
 #: How many regions one call copies at most (``UIO_MAXIOV`` of ``linux/uio.h``).
 MAX_IOV = 1024
-#: 4 MiB are copied at a time, so that a thread that is told to stop does so within milliseconds.
+#: 4 MiB are copied at a time, so that a thread stops within milliseconds when it is told to.
 PIECE_PAGES = 1024
 #: ``madvise(2)`` since Linux 5.14.
 MADV_POPULATE_WRITE = 23
@@ -54,7 +54,7 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class GuestMemory:
-    """The guest's memory in one process; a context manager. Its methods may block for some milliseconds."""
+    """The guest's memory in one process. A context manager; its methods may block for some milliseconds."""
 
     def __init__(self, pid: int, address: int, size_bytes: int) -> None:
         """``address`` is where the guest's memory begins in the process. Raises :class:`~fc_kernel.errors.MonitorError`."""
@@ -71,20 +71,20 @@ class GuestMemory:
         self.close()
 
     def close(self) -> None:
-        """Release the descriptor; nothing happens the second time."""
+        """Close the descriptor; may be called twice."""
         if self._pagemap >= 0:
             os.close(self._pagemap)
             self._pagemap = -1
 
     def own_pages(self) -> list[Region]:
-        """The pages that are the process's own, ascending; all others are as in the file (or zero, where there is none)."""
+        """The process's own pages, ascending; all others are as in the mapped file (or zero without one)."""
         with _named(self._pid):
             try:
                 found = list(self._scanned())
             except OSError:
                 # Before Linux 6.7.
                 found = list(self._looked_up())
-            # A process that has ended has no page, and no table either.
+            # An ended process has neither pages nor a page table.
             if not os.pread(self._pagemap, PAGEMAP_ENTRY_BYTES, self._address // PAGE_BYTES * PAGEMAP_ENTRY_BYTES):
                 raise MonitorError(f"the memory of process {self._pid} cannot be read: it has ended")
         return found
@@ -107,11 +107,11 @@ class GuestMemory:
                     yield (start - self._address) // PAGE_BYTES, (stop - start) // PAGE_BYTES
                 if count < REGIONS:
                     return
-                # Not walk_end: after more regions than the kernel's own buffer holds it is too early.
+                # Not walk_end: with more regions than the kernel's own buffer holds it is too small.
                 at = stop
 
     def _looked_up(self) -> Iterator[Region]:
-        """From the table itself; a page of zeros that was only read counts too, which does no harm."""
+        """The own pages according to ``pagemap``; a zero page that was only read counts too, which does no harm."""
         first = self._address // PAGE_BYTES
         total = self.size_bytes // PAGE_BYTES
         start: int | None = None
@@ -130,11 +130,11 @@ class GuestMemory:
             yield start, total - start
 
     def read(self, regions: Sequence[Region], buffer: memoryview) -> None:
-        """Copy the regions one behind the other into ``buffer``, which has to be as large."""
+        """Copy the regions, one behind the other, into ``buffer``, which must have their total size."""
         self._transfer(_libc.process_vm_readv, regions, buffer, "read")
 
     def write(self, regions: Sequence[Region], data: memoryview) -> None:
-        """Copy ``data`` to the regions one behind the other; it must be a writable buffer, although it is not written."""
+        """Copy ``data`` to the regions, one behind the other; it must be a writable buffer, although it is not changed."""
         self._transfer(_libc.process_vm_writev, regions, data, "written")
 
     def _transfer(self, call: ctypes._CFuncPtr, regions: Sequence[Region], data: memoryview, what: str) -> None:  # type: ignore[name-defined]
@@ -159,7 +159,7 @@ class GuestMemory:
 
 
 def pieces(regions: Sequence[Region], most_pages: int = PIECE_PAGES) -> Iterator[list[Region]]:
-    """The same regions in lists of at most so many pages each, large ones divided."""
+    """The same regions in lists of at most ``most_pages`` pages each; large regions are divided."""
     piece: list[Region] = []
     room = most_pages
     for start, count in regions:
@@ -176,13 +176,13 @@ def pieces(regions: Sequence[Region], most_pages: int = PIECE_PAGES) -> Iterator
 
 
 def page_count(regions: Sequence[Region]) -> int:
-    """How many pages the regions have together."""
+    """The total number of pages of the regions."""
     return sum(pages for _, pages in regions)
 
 
 @contextlib.contextmanager
 def _named(pid: int) -> Iterator[None]:
-    """Turn an error of the process's files into one that names the process."""
+    """Turn an :class:`OSError` into a :class:`~fc_kernel.errors.MonitorError` that names the process."""
     try:
         yield
     except OSError as error:
@@ -194,11 +194,11 @@ def _address_of(buffer: mmap.mmap) -> int:
 
 
 def prefaulted(size_bytes: int) -> mmap.mmap:
-    """Memory of ours that is there already: writing into it costs no page fault. Blocks some milliseconds for each 50 MB.
+    """A buffer whose pages are allocated already: writing to it costs no page faults. Blocks some milliseconds per 50 MB.
 
-    Without huge pages: to find those may take longer than anything else here.
+    Without huge pages: finding free ones may take longer than everything else here.
     """
     buffer = mmap.mmap(-1, max(PAGE_BYTES, size_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Where the kernel cannot, the pages come when they are written. (ctypes lets other threads go on meanwhile.)
+    # Where Linux cannot do this, pages are allocated when written. (ctypes lets other threads run meanwhile.)
     _libc.madvise(_address_of(buffer), len(buffer), MADV_POPULATE_WRITE)
     return buffer

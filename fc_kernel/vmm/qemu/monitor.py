@@ -15,23 +15,23 @@ from ...errors import MonitorApiError, MonitorError, OutcomeUnknown
 
 #: QMP answers in milliseconds, also when the guest hangs.
 QMP_TIMEOUT_S = 10.0
-#: How often QEMU is asked whether it has done what takes it a few milliseconds.
+#: How often to ask QEMU whether it has finished something that takes a few milliseconds.
 LOOK_EVERY_S = 0.001
-#: What QEMU calls a character device that listens (``chardev/char-socket.c``).
+#: QEMU's name for a character device that listens (``chardev/char-socket.c``).
 DISCONNECTED = "disconnected:"
 
 
 class QemuMonitor:
-    """A connection after the greeting; made by :meth:`connect`."""
+    """A QMP connection after the greeting; made by :meth:`connect`."""
 
     def __init__(self, client: QMPClient) -> None:
         self._client = client
 
     @classmethod
     async def connect(cls, name: str, sock: socket.socket) -> Self:
-        """Wait for the greeting; takes the socket. Raises :class:`~fc_kernel.errors.MonitorError`."""
+        """Take over the socket and wait for the greeting. Raises :class:`~fc_kernel.errors.MonitorError`."""
         client = QMPClient(name)
-        # Its log tells of every event; ours tells what matters.
+        # Its logger reports every event; ours reports what matters.
         client.logger.setLevel(logging.CRITICAL)
         try:
             await client.connect(sock)
@@ -45,12 +45,16 @@ class QemuMonitor:
 
     async def aclose(self) -> None:
         """Close the connection."""
-        # Its disconnect re-raises why the connection had ended; the process's end says that better.
+        # disconnect() re-raises the error of the connection; the process's end says more.
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._client.disconnect()
 
     async def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command; raises :class:`~fc_kernel.errors.MonitorApiError` when it is refused."""
+        """Run a command and return its answer.
+
+        Raises :class:`~fc_kernel.errors.MonitorApiError` when QEMU refuses, and
+        :class:`~fc_kernel.errors.OutcomeUnknown` when it does not answer.
+        """
         try:
             async with asyncio.timeout(QMP_TIMEOUT_S):
                 return await self._client.execute(command, arguments or None)
@@ -70,7 +74,7 @@ class QemuMonitor:
         return int(match[1], 16)
 
     async def connected(self, device: str) -> None:
-        """Return when QEMU has taken our connection to a character device; what a guest writes before that is lost."""
+        """Return when QEMU has accepted our connection to a character device; what a guest writes before that is lost."""
         while True:
             found = {each["label"]: each["filename"] for each in await self.execute("query-chardev")}
             if not found.get(device, DISCONNECTED).startswith(DISCONNECTED):
@@ -78,7 +82,7 @@ class QemuMonitor:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def load_devices(self, descriptor: int) -> None:
-        """Load devices' state from a descriptor that QEMU has inherited; it ends when it cannot."""
+        """Load devices' state from a descriptor that QEMU has inherited; if QEMU cannot load it, it exits."""
         await self.execute("migrate-incoming", uri=f"fd:{descriptor}")
         while (await self.execute("query-status"))["status"] == "inmigrate":
             await asyncio.sleep(LOOK_EVERY_S)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...errors import MonitorUnavailable, UnsupportedByMonitor
 
 PROGRAM = "qemu-system-x86_64"
-#: Debian 12's; older ones were not tried.
+#: Debian 12's version; older ones were not tried.
 LEAST_VERSION = (7, 2)
 #: ``-version`` prints and exits.
 ASK_DEADLINE_S = 10.0
@@ -21,7 +21,7 @@ ASK_DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class QemuProgram:
-    """A QEMU that can be used."""
+    """A usable QEMU."""
 
     path: Path
     version: str
@@ -31,7 +31,7 @@ def find_qemu(path: str | None = None) -> QemuProgram:
     """The QEMU at ``path`` (``None`` looks at ``FC_KERNEL_QEMU`` and on the PATH).
 
     Raises :class:`~fc_kernel.errors.MonitorUnavailable`, or :class:`~fc_kernel.errors.UnsupportedByMonitor` for one that is
-    too old or lacks the machine.
+    too old or lacks the ``microvm`` machine.
     """
     wanted = path or os.environ.get("FC_KERNEL_QEMU") or PROGRAM
     found = shutil.which(wanted)

@@ -1,4 +1,4 @@
-"""One snapshot of a QEMU VM, from its new files to when they are whole."""
+"""One snapshot of a QEMU VM, from the creation of its files until they are complete."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GIVEN_UP = "the snapshot was given up before it was written"
 
 
 class Saving:
-    """A snapshot in the making. :meth:`written` or :meth:`abandon` ends it; the latter leaves no file."""
+    """A snapshot that is being taken. End it with :meth:`written`, or with :meth:`abandon`, which leaves no file."""
 
     def __init__(self, request: SnapshotCreate, machine: Machine, reference: Reference) -> None:
-        """Raises :class:`~fc_kernel.errors.MonitorApiError` where no file can be made."""
+        """Create the files; raises :class:`~fc_kernel.errors.MonitorApiError` if that fails."""
         self._files = request.files
         self._machine = machine
         self._reference = reference
@@ -37,7 +37,7 @@ class Saving:
         self._writing = Writing(self._mem, reference, full=request.kind == "full")
 
     async def take(self, capture: Capture) -> None:
-        """Copy the memory of the VM, which stands still."""
+        """Copy the memory of the paused VM."""
         self._capture = capture
         self._taking = asyncio.get_running_loop().run_in_executor(None, capture.take, self._writing)
         try:
@@ -46,11 +46,11 @@ class Saving:
             raise self._failed(error) from error
 
     def begin(self, devices: bytes) -> None:
-        """Begin to write the files: memory and devices have been captured."""
+        """Start writing the files; memory and devices have been captured."""
         if self._given_up:
             raise MonitorError(GIVEN_UP)
         self._task = asyncio.create_task(self._write(devices))
-        # Whoever awaits written() is told; perhaps nobody does.
+        # written() raises the error; it is retrieved here in case nobody awaits written().
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _write(self, devices: bytes) -> None:
@@ -66,14 +66,14 @@ class Saving:
         except OSError as error:
             raise self._failed(error) from error
         finally:
-            # Its buffer is as large as what was copied.
+            # Closed at once, because its buffer is as large as the copied memory.
             capture.close()
 
     def _failed(self, error: OSError) -> MonitorError:
         return MonitorError(f"the snapshot cannot be written into {self._files.mem.parent}: {error.strerror}")
 
     async def written(self) -> None:
-        """Return when the files are whole; raises what went wrong, and then they are removed. May be cancelled."""
+        """Return when the files are complete; on an error raises it, and removes the files. May be cancelled."""
         assert self._task is not None  # noqa: S101 - snapshot() has returned
         self._awaited = True
         try:
@@ -86,11 +86,11 @@ class Saving:
                 raise MonitorError(GIVEN_UP) from None
             raise
         self._close.close()
-        # Only now: what was given up is not what the next diff is laid over.
+        # Only now: an abandoned snapshot is no base for the next diff.
         self._reference.digests = self._writing.digests
 
     async def abandon(self) -> None:
-        """Give up: wait for the thread to end, and remove the files, unless somebody was told that they are whole."""
+        """Give up: wait for the thread to end, and remove the files unless :meth:`written` has returned."""
         self._given_up = True
         if self._capture is not None:
             self._capture.stop()

@@ -1,7 +1,7 @@
 """The host's time-stamp counter: how fast it counts.
 
-An emulated guest reads the host's counter, and calibrates it against an emulated timer chip. On a busy host that fails in
-one boot of six, and a kernel without a clock hangs. So the guest is told: ``tsc_early_khz``.
+An emulated guest reads the host's counter and calibrates it against an emulated timer chip. On a busy host that fails in
+one boot of six, and Linux without a clock hangs. So the guest is told the speed with ``tsc_early_khz``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 
 #: ``rdtsc; shl rdx, 32; or rax, rdx; ret``
 READ_TSC = b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3"
-#: Long enough that the microsecond around each reading is no matter (5e-5), short enough for a start.
+#: Long enough that a microsecond at each reading does not matter (5e-5), short enough for a start.
 INTERVAL_S = 0.02
 
 
@@ -35,7 +35,7 @@ def tsc_khz() -> int | None:
 
 
 def _reading(read: ctypes._CFuncPtr) -> tuple[int, int]:  # type: ignore[name-defined]
-    """The counter and the clock at nearly one instant: the closest of a few tries."""
+    """The counter and the clock at nearly the same instant: the closest of a few tries."""
     best: tuple[int, int, int] | None = None
     for _ in range(5):
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)

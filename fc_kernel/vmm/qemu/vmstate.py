@@ -1,7 +1,7 @@
-"""The ``vmstate`` of a QEMU snapshot: what the machine was like, its devices' state, and a digest over both.
+"""The ``vmstate`` of a QEMU snapshot: a description of the machine, its devices' state, and a digest over both.
 
-QEMU's own stream has no checksum, and describes no machine: one of another shape would load it, or die. Paths and device names
-of the host are not in it; a load takes those from its own plan.
+QEMU's own stream has no checksum and does not describe the machine: a different machine would load it wrongly, or crash. The
+file holds no paths or device names of the host; a load takes those from its own plan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...settings.spec import DriveSpec, NetworkInterface, VmSpec
 HEADER = struct.Struct("<8s32sI")
 MAGIC = b"FCQEMU01"
 DIGEST_AT, LENGTH_AT = 8, 40
-#: The devices' state has some ten kilobytes, and a few more for each drive and interface.
+#: The devices' state has some ten kilobytes, plus a few for each drive and interface.
 MAX_BYTES = 16 << 20
 
 
@@ -51,7 +51,7 @@ class Machine(_Part):
     accelerated: bool
     vcpu_count: int = Field(ge=1, le=255)
     mem_size_mib: int = Field(ge=1, le=1 << 24)
-    #: ``None`` is a machine without a root drive.
+    #: ``None`` for a machine without a root drive.
     rootfs_read_only: bool | None
     drives: tuple[SavedDrive, ...] = Field(max_length=64)
     interfaces: tuple[SavedInterface, ...] = Field(max_length=64)
@@ -74,9 +74,9 @@ class Machine(_Part):
         )
 
     def spec(self, plan: VmSpec, overrides: Sequence[NetworkInterface], *, accelerated: bool) -> VmSpec:
-        """The spec of this machine with the host's files and devices of ``plan`` and of ``overrides``.
+        """The spec of this machine, with the host's files and devices from ``plan`` and ``overrides``.
 
-        Raises :class:`~fc_kernel.errors.LaunchError` for what the machine has and they have not, or the other way round.
+        Raises :class:`~fc_kernel.errors.LaunchError` when the machine and they do not have the same devices.
         """
         if accelerated is not self.accelerated:
             raise LaunchError(
@@ -129,7 +129,7 @@ def _names(drives: Sequence[SavedDrive | DriveSpec]) -> list[str]:
 
 
 def write_vmstate(descriptor: int, machine: Machine, devices: bytes) -> None:
-    """Write into a new, empty file."""
+    """Write a vmstate into a new, empty file."""
     text = machine.model_dump_json().encode()
     rest = struct.pack("<I", len(text)) + text + devices
     data = memoryview(MAGIC + hashlib.sha256(rest).digest() + rest)
@@ -138,7 +138,7 @@ def write_vmstate(descriptor: int, machine: Machine, devices: bytes) -> None:
 
 
 def read_vmstate(path: Path) -> tuple[Machine, bytes]:
-    """The machine and its devices' state; raises :class:`~fc_kernel.errors.LaunchError` for anything but a whole vmstate."""
+    """The machine and its devices' state; raises :class:`~fc_kernel.errors.LaunchError` unless it is a whole vmstate."""
     try:
         data = read_regular(path, MAX_BYTES)
     except OSError as error:
