@@ -76,6 +76,16 @@ def short_private_runtime_dir(tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.undo()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def what_stays_is_there(short_private_runtime_dir: Path) -> None:
+    """The engine's and the client's threads are a process's own: no test is the one that leaves them and their loops."""
+    from fc_kernel.host.client import HostClient
+    from fc_kernel.host.engine import Engine
+
+    Engine.shared()
+    HostClient._background()
+
+
 class Belongings:
     """What this process has now."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -214,4 +216,27 @@ async def test_limits_fit_the_drives(make: Make, tmp_path: Path) -> None:
     soft, hard = psutil.Process(vmm.pid).rlimit(psutil.RLIMIT_FSIZE)
     assert soft == hard >= 3 << 30
     assert psutil.Process(vmm.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    await vmm.aclose()
+
+
+async def test_a_start_cancelled_as_its_socket_is_connected(make: Make) -> None:
+    """Nobody gets the socket any more, and so it is closed."""
+    vmm = make()
+    ours, theirs = socket.socketpair()
+
+    class Connected:
+        async def connect(self, name: str) -> socket.socket:
+            return ours
+
+    class Process:
+        async def guard(self, what: str, connecting: asyncio.Future[socket.socket]) -> None:
+            await connecting
+            raise asyncio.CancelledError
+
+    place: Any = Connected()
+    process: Any = Process()
+    with theirs:
+        with pytest.raises(asyncio.CancelledError):
+            await vmm._socket(process, place, "q.sock")
+        assert ours.fileno() == -1
     await vmm.aclose()
