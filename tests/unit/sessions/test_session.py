@@ -259,25 +259,6 @@ async def test_a_cancelled_start_leaves_nothing(opened: Open) -> None:
     assert await kernel.evaluate("6 * 7") == "42"
 
 
-async def test_a_start_that_fails_twice_over(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine of a kernel that did not start is not ended in order either; the next start finds nothing in its way."""
-    kernel = await opened()
-    aclose = Machine.aclose
-
-    async def not_in_order(machine: Machine) -> None:
-        await aclose(machine)
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(Machine, "aclose", not_in_order)
-        with pytest.raises(OSError, match="Input/output error"):
-            await kernel.start(argv=["/no/such/program"])
-    assert kernel.session.phase is Phase.EMPTY
-    assert list_entries(runtime_dir()) == []
-    await kernel.start()
-    assert await kernel.evaluate("6 * 7") == "42"
-
-
 async def test_closed_while_it_starts(opened: Open) -> None:
     kernel = await opened()
     start = asyncio.ensure_future(kernel.start(argv=["sleep", "600"]))
