@@ -1,7 +1,7 @@
-"""Builds the JupyterLab extension into the package, where that is needed and can be done.
+"""Builds the JupyterLab extension into the package, where necessary and possible.
 
-A wheel and an sdist carry the built extension, so whoever installs them needs no Node.js. What was built is used again
-until a source changes. An editable install takes what is there, and is no reason to build.
+A wheel and an sdist contain the built extension, so installing them needs no Node.js. A build is reused until a source
+changes. An editable install takes an existing build, and does not build.
 
     python labextension/hatch_build.py          # build, if a source has changed
     python labextension/hatch_build.py --link   # and put it where this environment's JupyterLab looks
@@ -20,20 +20,20 @@ from typing import Any
 NAME = "fc-kernel"
 HERE = Path(__file__).resolve().parent
 BUILT = HERE.parent / "fc_kernel" / "labextension"
-#: Names the sources that it was built of.
+#: The file in the build with the digest of its sources.
 STAMP = BUILT / "static" / "sources.sha256"
 SOURCES = ("package.json", "package-lock.json", "tsconfig.json", "schema", "src", "style")
 SHARED = f"share/jupyter/labextensions/{NAME}"
-#: What the bundler asks for.
+#: The version that the bundler requires.
 MIN_NODE = (20, 19)
 
 
 class CannotBuild(Exception):
-    """Something is missing; the message says what."""
+    """A build is not possible; the message says what is missing."""
 
 
 def sources_digest() -> str:
-    """Changes with every source."""
+    """A digest of all sources."""
     digest = hashlib.sha256()
     for name in SOURCES:
         path = HERE / name
@@ -44,12 +44,12 @@ def sources_digest() -> str:
 
 
 def is_current() -> bool:
-    """Whether what is built is what the sources say."""
+    """Whether the build is of the current sources."""
     return STAMP.exists() and STAMP.read_text() == sources_digest()
 
 
 def build() -> None:
-    """Build, unless that has been done; raises :class:`CannotBuild`."""
+    """Build, unless the build is current; raises :class:`CannotBuild`."""
     if is_current():
         return
     install()
@@ -60,12 +60,12 @@ def build() -> None:
 
 
 def install() -> None:
-    """The packages of the lock file, kept outside the checkout, so that a fresh clone has them at once."""
+    """Install the packages of the lock file, outside the checkout, so that a fresh clone has them at once."""
     where = HERE / "node_modules"
     lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / NAME / "npm" / lock[:16]
     if where.is_dir() and not where.is_symlink():
-        # Whoever works on the extension installs by hand.
+        # A developer of the extension has installed them by hand.
         return
     if not (cache / ".complete").exists():
         check_node()
@@ -80,7 +80,7 @@ def install() -> None:
 
 
 def check_node() -> None:
-    """Raises :class:`CannotBuild` where Node.js is missing or too old."""
+    """Raise :class:`CannotBuild` where Node.js is missing or too old."""
     wanted = f"building the JupyterLab extension needs Node.js {MIN_NODE[0]}.{MIN_NODE[1]} or later with npm"
     if not (shutil.which("node") and shutil.which("npm")):
         raise CannotBuild(f"{wanted}; a wheel, or an sdist of a release, has it built")
@@ -90,7 +90,7 @@ def check_node() -> None:
 
 
 def run(*command: str, cwd: Path = HERE) -> None:
-    """Run a program; what it says is shown when it fails."""
+    """Run a program; raises :class:`CannotBuild` with its output when it fails."""
     check_node()
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -98,7 +98,7 @@ def run(*command: str, cwd: Path = HERE) -> None:
 
 
 def link() -> None:
-    """Put both extensions where this environment's Jupyter looks, as links, as a wheel would: a new build is seen at once."""
+    """Link both extensions to where this environment's Jupyter looks for them, so that a new build is seen at once."""
     for target, source in (
         (SHARED, BUILT),
         ("etc/jupyter/jupyter_server_config.d/fc_kernel.json", HERE.parent / "fc_kernel/server/config/fc_kernel.json"),
@@ -113,7 +113,7 @@ def link() -> None:
 
 
 def shared_data() -> dict[str, str]:
-    """The files of a wheel: where they are, and where they go."""
+    """The data files of a wheel: source → destination."""
     files = {str(file): f"{SHARED}/{file.relative_to(BUILT)}" for file in BUILT.rglob("*") if file.is_file()}
     files[str(HERE / "install.json")] = f"{SHARED}/install.json"
     return files
@@ -122,7 +122,7 @@ def shared_data() -> dict[str, str]:
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 except ImportError:
-    # Run by hand.
+    # Run by hand, without hatchling.
     pass
 else:
 
@@ -141,7 +141,7 @@ else:
             if self.target_name == "wheel":
                 build_data["shared_data"].update(shared_data())
             else:
-                # Files that version control ignores.
+                # These files are ignored by version control.
                 build_data["artifacts"].append("/fc_kernel/labextension")
 
 

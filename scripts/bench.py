@@ -1,8 +1,8 @@
-"""Measure a microVM kernel beside a plain local ipykernel, sample by sample in turn.
+"""Measure a microVM kernel beside a plain local ipykernel, in alternating samples.
 
 Prints a table; with ``--json FILE`` also writes ``metrics.<name> = {median, min, max, unit, baseline_median, ratio,
-samples}``: times in ms, memory in MiB, sizes in bytes, throughputs in MiB/s, rates in messages/s. ``ratio`` is ours by
-the baseline's; both are null where a plain kernel has nothing of the kind.
+samples}``: times in ms, memory in MiB, sizes in bytes, throughputs in MiB/s, rates in messages/s. ``ratio`` is our median
+divided by the baseline's; both are null where a plain kernel has no such metric.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def prints_per_s(client: BlockingKernelClient) -> float:
 
 
 def measure_cold(monitor: str, samples: int, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """A boot, and a round trip."""
+    """Cold starts and round trips."""
     say(f"start_cold: {samples} starts of each")
     cold = alternately(samples, lambda: start_ms(OURS, monitor, templates=False), lambda: start_ms(PLAIN))
     with kernel(OURS, monitor) as vm, kernel(PLAIN) as plain:
@@ -120,7 +120,7 @@ def measure_tunnel(samples: int, say: Callable[[str], None]) -> dict[str, dict[s
 def measure(
     monitor: str, samples: int, only: str | None, say: Callable[[str], None], failed: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """All metrics, or those of one part; the names of parts that failed are added to ``failed``."""
+    """Measure all metrics, or those of one part; the names of failed parts are added to ``failed``."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "cold": lambda: measure_cold(monitor, samples, say),
         "starts": lambda: measure_starts(OURS, PLAIN, monitor, samples, say),
@@ -141,7 +141,7 @@ def measure(
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print the table, write the metrics."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 samples instead of 10; not for the README")
     parser.add_argument("--json", metavar="FILE", help="write the metrics there")

@@ -1,7 +1,7 @@
-"""The same waits on the real Firecracker, with the bare-metal guest of the tests: what the host and the monitor take.
+"""The same times on the real Firecracker with the tests' bare-metal guest: the share of host and monitor.
 
-The guest is no Linux, so that it runs where KVM only emulates, too; what a guest's own kernel and Python would add is not in
-these figures. Firecracker is looked for as the tests do it.
+The guest is not Linux, so it also runs where KVM only emulates; the figures lack what a guest's Linux and Python would add.
+Firecracker is looked for in the same places as in the tests.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def program_of_host() -> FirecrackerProgram | None:
 
 @contextlib.contextmanager
 def site() -> Iterator[None]:
-    """A data directory with the guest as its image; KVM passes for usable, because for this guest it is."""
+    """A data directory with the guest as its image; KVM counts as usable, because for this guest it is."""
     with tempfile.TemporaryDirectory() as root:
         put_image(Path(root), build_guest(Path(root)))
         dirs = {
@@ -59,7 +59,7 @@ def site() -> Iterator[None]:
 
 
 def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Nothing where there is no Firecracker."""
+    """The metrics; empty where there is no Firecracker."""
     program = program_of_host()
     if program is None:
         say("firecracker: none that could run; left out")

@@ -1,4 +1,4 @@
-"""What all measurements share: kernels, cells, samples taken in turn, and their figures."""
+"""What all measurements share: kernels, cells, alternating samples, and their figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEADLINE_S = 300
 def kernel(
     name: str, monitor: str | None = None, *, ready: bool = True, **settings: Any
 ) -> Iterator[BlockingKernelClient]:
-    """A started kernel and a client of it, which waits until it is ``ready``; ``settings`` are of ``FcKernelConfig``."""
+    """A started kernel and a client of it, after waiting for ``ready``; ``settings`` are those of ``FcKernelConfig``."""
     if monitor:
         os.environ["FC_KERNEL_MONITOR"] = monitor
     manager = KernelManager(kernel_name=name, config=Config({"FcKernelConfig": settings}) if settings else Config())
@@ -56,7 +56,7 @@ def start_ms(name: str, monitor: str | None = None, **settings: Any) -> float:
 
 
 def reply_ms(client: BlockingKernelClient, code: str) -> float:
-    """Request to reply, whatever is published meanwhile."""
+    """The time from request to reply, whatever is published meanwhile."""
     begun = time.perf_counter()
     msg_id = client.execute(code)
     while True:
@@ -92,7 +92,7 @@ def summary(ours: list[float], baseline: list[float], unit: str) -> dict[str, An
 
 
 def alone(samples: list[float], unit: str) -> dict[str, Any]:
-    """The figures of what a plain kernel has nothing of the kind to compare with."""
+    """The figures of a metric that a plain kernel does not have."""
     return {
         "median": round(statistics.median(samples), 3),
         "min": round(min(samples), 3),
@@ -107,7 +107,7 @@ def alone(samples: list[float], unit: str) -> dict[str, Any]:
 def alternately(
     samples: int, ours: Callable[[], float], baseline: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
-    """Take samples in turn, so that a drift of the machine's speed falls on both."""
+    """Take samples in turn, so that a drift of the machine's speed affects both."""
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(samples):
         taken[0].append(ours())

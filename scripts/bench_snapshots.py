@@ -1,4 +1,4 @@
-"""Snapshots, restores and forks: how long a user waits, and what they take."""
+"""Snapshots, restores and forks: how long a user waits, and how much disk and memory they take."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fc_kernel.host.engine import Engine
 from fc_kernel.vmm.journal import list_entries
 
 MIB = 1 << 20
-#: As the aims have it.
+#: As in the project's aims.
 MEM_SIZE_MIB = 512
 FORKS = 8
 HELD_MIB = 200
 
-#: A thread that looks at the clock every millisecond and remembers the longest time between two looks.
+#: A thread that reads the clock every millisecond and records the time between two readings.
 HEARTBEAT = """
 import threading, time
 gaps, beating = [], threading.Event()
@@ -38,14 +38,14 @@ time.sleep(0.2)
 
 
 def text_of(messages: list[dict[str, Any]]) -> str:
-    """What a cell printed, and its result."""
+    """A cell's output, and its result."""
     parts = [m["content"].get("text", "") for m in messages if m["msg_type"] == "stream"]
     parts += [m["content"]["data"].get("text/plain", "") for m in messages if m["msg_type"] == "execute_result"]
     return "".join(parts)
 
 
 def measure_starts(ours: str, plain: str, monitor: str, samples: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Starts from a template and from the pool, beside a plain kernel's."""
+    """Starts from a template and from the pool, beside those of a plain kernel."""
     metrics = {}
     start_ms(ours, monitor, mem_size_mib=MEM_SIZE_MIB)  # makes the template, if there is none
     start_ms(plain)
@@ -66,7 +66,7 @@ def measure_starts(ours: str, plain: str, monitor: str, samples: int, say: Calla
 
 
 def wait_for_pool() -> None:
-    """Until a VM stands ready; its making is not what is measured."""
+    """Wait until a VM is ready; making it is not measured."""
     end = time.monotonic() + DEADLINE_S
     while not any("pool" in entry.labels and is_quiet(entry.pid) for entry in list_entries(runtime_dir())):
         if time.monotonic() > end:
@@ -75,7 +75,7 @@ def wait_for_pool() -> None:
 
 
 def is_quiet(pid: int) -> bool:
-    """Whether a monitor does nothing any more: its VM has been loaded, and stands still."""
+    """Whether a monitor is idle: its VM has been loaded, and is paused."""
     process = psutil.Process(pid)
     process.cpu_percent()
     time.sleep(0.1)
@@ -83,7 +83,7 @@ def is_quiet(pid: int) -> bool:
 
 
 def measure_snapshots(ours: str, monitor: str, samples: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Stall, total, restore; the bytes of a small change to much data."""
+    """Stall and total of a snapshot, and a restore; the bytes of a small change to much data."""
     stalls, totals, restores = [], [], []
     with kernel(ours, monitor, mem_size_mib=MEM_SIZE_MIB) as client:
         say("snapshot_stall, snapshot_total")
@@ -120,12 +120,12 @@ def measure_snapshots(ours: str, monitor: str, samples: int, say: Callable[[str]
 
 
 def measure_bytes(ours: str, monitor: str, samples: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """What a snapshot takes of a kernel that holds 200 MB and has changed 1 MB since the one before."""
+    """The size of a snapshot of a kernel that holds 200 MB and has changed 1 MB since the last one."""
     say("snapshot_bytes")
     sizes = []
     with kernel(ours, monitor, mem_size_mib=MEM_SIZE_MIB) as client:
         execute(client, f"import fc_kernel, os\nheld = bytearray({HELD_MIB} << 20)")
-        # In pieces: the guest has no room for it twice.
+        # In pieces: the guest has no room for two copies.
         execute(client, f"for at in range({HELD_MIB}): held[at << 20:at + 1 << 20] = os.urandom(1 << 20)")
         execute(client, "%snapshot held")
         for number in range(samples):
@@ -192,7 +192,7 @@ def pss_mib() -> float:
 
 
 def wait_until_alone() -> None:
-    """Until the forks of the last round are gone."""
+    """Wait until the forks of the last round are gone."""
     end = time.monotonic() + DEADLINE_S
     while forks():
         if time.monotonic() > end:

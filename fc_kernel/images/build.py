@@ -1,6 +1,6 @@
 """Building images: Debian by ``mmdebstrap``, Python packages by the host's ``pip``, the file system by ``mkfs.erofs``.
 
-All of it happens in a staging directory inside the store, which becomes the image by one rename, or is removed.
+The build works in a staging directory inside the store, which one rename turns into the image; else it is removed.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from .store import Image, ImageStore
 __all__ = ["BuildRequest", "Progress", "build_image", "recipe"]
 
 MACHINE = "x86_64"
-#: ``no_timer_check``: emulation sometimes loses the timer test's interrupt and hangs. The rest saves time, or says that a
-#: panic ends the machine.
+#: ``no_timer_check``: emulation sometimes loses the interrupt of the timer test and hangs. The rest saves time, or makes a
+#: panic end the machine.
 BOOT_ARGS = (
     "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable random.trust_cpu=on mitigations=off init_on_alloc=0"
 )
-#: Raised when the steps below change what comes out of them.
+#: Raised by one when the steps below change the resulting image.
 RECIPE_VERSION = 2
 
 
 class Progress(Protocol):
-    """Told what is being done, and of a long step how far it is."""
+    """Is told which step runs, and how far a long step is."""
 
     def __call__(self, step: str, detail: str = "") -> None:
-        """Said once as a step begins, and again with each new detail."""
+        """Called as a step begins, and again with each new detail."""
 
 
 def recipe(request: BuildRequest) -> str:
-    """A digest that changes when a build would give something else."""
+    """A digest that changes when a build would give another image."""
     return request.recipe(
         RECIPE_VERSION,
         debian.SUITE,
@@ -58,8 +58,8 @@ def recipe(request: BuildRequest) -> str:
 def build_image(request: BuildRequest, store: ImageStore, progress: Progress = lambda step, detail="": None) -> Image:
     """Build and publish an image.
 
-    Raises :class:`~fc_kernel.errors.ImageBuildError` with the last lines of what failed; then nothing is left, nor is it
-    after a ``KeyboardInterrupt`` or ``SystemExit``. Takes a minute or some, and about 2 GiB of disk on the way.
+    Raises :class:`~fc_kernel.errors.ImageBuildError` with the last lines of the failed program. Nothing is left then, nor
+    after a ``KeyboardInterrupt`` or ``SystemExit``. Takes a few minutes, and meanwhile about 2 GiB of disk.
     """
     request.check()
     if not request.replace and store.has(request.name):
@@ -106,7 +106,7 @@ def _write_manifest(request: BuildRequest, out: Path, release: str, python: str)
     (out / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     for file in out.iterdir():
         file.chmod(0o400)
-        # What the manifest promises is on the disk before the image has its name.
+        # All files are on the disk before the image gets its name.
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
 
@@ -125,7 +125,7 @@ class _Build:
         self._debs.mkdir()
 
     def run(self) -> tuple[str, str]:
-        """All of them; returns the kernel's release and the guest's interpreter."""
+        """Run all steps; returns the kernel's release and the path of the guest's interpreter."""
         if self._request.source is None:
             python = self._debian()
         else:

@@ -17,7 +17,7 @@ class Entry:
 
 
 def archive(entries: Mapping[str, Entry]) -> bytes:
-    """An archive with the entries and the directories above them, owned by root, with time zero."""
+    """An archive of the entries and their parent directories, owned by root, with time zero."""
     directories = {
         "/".join(parts[:depth]) for name in entries for parts in [name.split("/")] for depth in range(1, len(parts))
     }

@@ -11,16 +11,16 @@ from .wheels import DIST_PACKAGES, PREFIX, PYTHON
 SUITE = "bookworm"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 DEBIAN_PACKAGES = ("python3", "ca-certificates", "procps")
-#: What apt and mmdebstrap say on the way, or after an error in addition to it.
+#: Lines of apt and mmdebstrap that only tell progress, or repeat that there was an error.
 CHATTER = ("Reading ", "Building ", "W: Download is performed unsandboxed", "E: setup failed", "E: mmdebstrap failed")
-#: How many files one process compiles. The bytes depend on what a process compiled before, so the groups are fixed.
+#: How many files one process compiles. The output depends on what the process compiled before, so the groups are fixed.
 COMPILE_GROUP = 8
 
 
 def mmdebstrap_command(hook: Path, *, packages: tuple[str, ...] | None) -> list[str]:
-    """A root file system with ``packages``, or with ``None`` an empty one (for the kernel); ``hook`` does the rest."""
+    """The command for a root file system with ``packages``, or an empty one with ``None``; ``hook`` does the rest."""
     variant = "custom" if packages is None else "minbase"
-    # In mode "root", because we are root in namespaces of our own, whoever we are outside.
+    # In mode "root", because we are root in our own namespaces, whoever we are outside.
     words = ["mmdebstrap", "--mode=root", "--format=null", f"--variant={variant}"]
     words += ['--aptopt=Acquire::Languages "none"', f'--customize-hook=sh {shlex.quote(str(hook))} "$1"']
     words += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "doc", "locale", "info")]
@@ -30,14 +30,14 @@ def mmdebstrap_command(hook: Path, *, packages: tuple[str, ...] | None) -> list[
 
 
 def progress_of(line: str) -> str | None:
-    """What a line of ``mmdebstrap`` says of its progress, if that is all it says."""
+    """The progress that a line of ``mmdebstrap`` tells; ``None`` for other lines."""
     if line.startswith("I: "):
         return line.removeprefix("I: ")
     return "…" if line.startswith(CHATTER) else None
 
 
 def kernel_hook(debs: Path) -> str:
-    """Shell: download, but do not install, the kernel that the meta package names, and busybox."""
+    """Shell script that downloads, without installing, the kernel that the meta package names, and busybox."""
     # Not "set -o pipefail", which Debian's sh lacks: without a name apt-get download would do nothing, successfully.
     return f"""set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -49,7 +49,7 @@ apt-get -q -o APT::Sandbox::User=root download "$kernel" busybox-static
 
 
 def rootfs_hook(python_tree: Path, image: Path) -> str:
-    """Shell, with the root as ``$1``: Python packages in, what differs between two builds out, the file system made."""
+    """Shell script with the root as ``$1``: add Python packages, remove what differs between builds, make the image."""
     compile_all = (
         r"find /usr/lib/python3/dist-packages /usr/lib/python"
         rf"{PYTHON} /{DIST_PACKAGES} -mindepth 1 -maxdepth 1 -print0 | LC_ALL=C sort -z | "

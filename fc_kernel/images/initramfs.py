@@ -1,4 +1,4 @@
-"""The initramfs: made once for an image from its kernel's modules, and completed with the agent at launch."""
+"""The initramfs: made once for an image from its kernel's modules; the agent is added at each start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .cpio import Entry, archive
 from .manifest import sha256_of
 from .store import Image
 
-#: What a guest needs to find its root, its channels and its randomness; a kernel may have some of them built in.
+#: The modules that a guest needs for its root, its channels and its entropy; a kernel may have some built in.
 WANTED_MODULES = (
     "virtio_mmio",
     "virtio_blk",
@@ -27,14 +27,14 @@ WANTED_MODULES = (
     "erofs",
     "overlay",
 )
-#: Mount points, and a console for the kernel to open before devtmpfs is there.
+#: Mount points, and a console that Linux opens before devtmpfs is mounted.
 DIRECTORIES = ("dev", "proc", "sys", "run", "ro", "rw", "newroot")
 
 
 def base_initramfs(busybox: Path, modules_dir: Path) -> bytes:
-    """The archive with busybox, the init script and the modules below ``modules_dir`` in the order of their loading.
+    """An archive with busybox, the init script and the modules below ``modules_dir``, in load order.
 
-    Raises :class:`~fc_kernel.errors.ImageBuildError` for a kernel that has no such module at all.
+    Raises :class:`~fc_kernel.errors.ImageBuildError` for a kernel that lacks a module.
     """
     entries = {
         "init": Entry(init_script(), 0o755),
@@ -72,7 +72,7 @@ def load_order(modules_dir: Path, wanted: Iterable[str]) -> list[Path]:
             continue
         if key not in by_name:
             raise ImageBuildError(f"the guest kernel has no module {module}")
-        # modules.dep lists the nearest first, so that loading goes from the end.
+        # modules.dep lists the nearest dependency first, so the last one is loaded first.
         for name in [*reversed(depends[by_name[key]]), by_name[key]]:
             if name not in order:
                 order.append(name)
@@ -81,19 +81,19 @@ def load_order(modules_dir: Path, wanted: Iterable[str]) -> list[Path]:
 
 @functools.cache
 def _agent(also: tuple[str, ...] = ()) -> bytes:
-    """The archive with the agent, which is this package's own; it does not change while the process lives."""
+    """An archive with this package's agent; it does not change while the process lives."""
     return archive({f"fc/{name}": Entry(data) for name, data in guest_files(also).items()})
 
 
 def agent_digest(image: Image, also: Sequence[str] = ()) -> str:
-    """What distinguishes the first programs of a guest of this image: its initramfs and the agent."""
+    """A digest of the first programs of a guest of this image: its initramfs and the agent."""
     return hashlib.sha256(image.manifest.part("initrd").sha256.encode() + _agent(tuple(also))).hexdigest()
 
 
 def boot_initrd(image: Image, cache_dir: Path, also: Sequence[str] = ()) -> Path:
-    """The image's initramfs followed by an archive with the agent, in the cache under the digest of both.
+    """A file with the image's initramfs and an archive of the agent, in the cache under the digest of both.
 
-    The kernel unpacks one archive after the other, so the agent is always this package's own. ``also`` is as for
+    Linux unpacks one archive after the other, so the agent is always this package's own. ``also`` is as for
     :func:`~fc_kernel.guest.payload.guest_files`.
     """
     agent = _agent(tuple(also))

@@ -14,7 +14,7 @@ import lz4.block
 from ..errors import ImageBuildError
 
 ELF = b"\x7fELF"
-#: LZ4's legacy frame, which the kernel's build uses: blocks of at most 8 MiB, each after its length.
+#: LZ4's legacy frame, which Linux's build uses: blocks of at most 8 MiB, each preceded by its length.
 LZ4_LEGACY = b"\x02\x21\x4c\x18"
 LZ4_BLOCK_BYTES = 8 << 20
 #: ``Documentation/arch/x86/boot.rst``: the fields of the boot protocol's header, version 2.08 and later.
@@ -38,7 +38,7 @@ def uncompressed(bzimage: bytes) -> bytes:
         kernel = _decompress(payload)
     except (struct.error, lzma.LZMAError, zlib.error, lz4.block.LZ4BlockError, subprocess.CalledProcessError) as error:
         raise ImageBuildError(f"cannot decompress the kernel: {error}") from error
-    # Behind the compressed data the kernel's build appends the size of what was compressed; gzip itself does.
+    # Linux's build appends the uncompressed size to the compressed data; gzip does so itself.
     if len(kernel) != int.from_bytes(payload[-SIZE_BYTES:], "little"):
         raise ImageBuildError(f"the kernel is damaged: it unpacks to {len(kernel)} bytes, which is not what it says")
     if kernel[:4] != ELF:
@@ -62,7 +62,7 @@ def _decompress(payload: bytes) -> bytes:
 
 
 def find_kernel(tree: Path) -> tuple[Path, Path, str]:
-    """The bzImage, the modules' directory and the release in an unpacked tree."""
+    """The bzImage, the directory of modules and the release in an unpacked kernel package."""
     images = sorted((tree / "boot").glob("vmlinuz-*"))
     if not images:
         raise ImageBuildError("the kernel package has no /boot/vmlinuz-*")

@@ -1,4 +1,4 @@
-"""What an image's ``manifest.json`` says."""
+"""The content of an image's ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST_NAME = "manifest.json"
-#: A manifest has some kilobytes; more is not ours.
+#: A manifest has a few kilobytes; a larger file is not ours.
 MAX_MANIFEST_BYTES = 1 << 20
 
 
@@ -25,12 +25,12 @@ class Part(BaseModel):
 
     @classmethod
     def of(cls, role: Literal["kernel", "initrd", "rootfs"], path: Path) -> Part:
-        """The part that a file is."""
+        """The part with this role and the digest of the file."""
         return cls(role=role, file=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
 class ImageManifest(BaseModel):
-    """Digests, and what the image was made from. ``recipe`` changes when another build would give something else."""
+    """The files' digests, and what the image was made from. ``recipe`` changes when a new build would differ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class ImageManifest(BaseModel):
     parts: tuple[Part, ...]
 
     def part(self, role: str) -> Part:
-        """The part of a role; raises :class:`KeyError`."""
+        """The part with this role; raises :class:`KeyError`."""
         for part in self.parts:
             if part.role == role:
                 return part

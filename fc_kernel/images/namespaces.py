@@ -1,4 +1,4 @@
-"""Being root over a root file system without being root: namespaces of one's own."""
+"""User namespaces, in which a user other than root can be root over a root file system."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import tempfile
 
 from ..errors import ImageBuildError
 
-#: Making namespaces takes milliseconds, where it is allowed at all.
+#: Making namespaces takes milliseconds, where it is allowed.
 DEADLINE_S = 20.0
-#: What Debian's ``adduser`` gives to the first user.
+#: The range that Debian's ``adduser`` gives to the first user.
 RANGE = "100000-165535"
 
 
 def namespace_command() -> list[str]:
-    """Words in front of a command that has to be root over the files that it makes, in namespaces of its own.
+    """The prefix for a command that must be root over the files that it makes, in its own namespaces.
 
-    Its mounts are seen by nobody else, and with its first process all others die. A user other than root is root there,
-    with the ids of ``/etc/subuid``.
+    Nobody else sees its mounts, and all its processes die with the first. A user other than root is root there, with the ids
+    of ``/etc/subuid``.
     """
     words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     if os.geteuid() != 0:
@@ -30,7 +30,7 @@ def namespace_command() -> list[str]:
 
 
 def refusal() -> str | None:
-    """Why such namespaces cannot be had here, in one line; ``None`` where they can."""
+    """Why this host refuses such namespaces, in one line; ``None`` where it allows them."""
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
@@ -47,7 +47,7 @@ def refusal() -> str | None:
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            # Also a failed unshare leaves a process behind, which waits to write the map of the ids, for ever.
+            # Even a failed unshare leaves a process behind, which waits for ever to write the map of ids.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -60,7 +60,7 @@ def refusal() -> str | None:
 
 
 def remedy() -> str:
-    """What lets this user have them."""
+    """What to do so that this user may have them."""
     try:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -72,7 +72,7 @@ def remedy() -> str:
 
 
 def root_namespaces() -> list[str]:
-    """:func:`namespace_command` after a try.
+    """:func:`namespace_command`, after a test that it works.
 
     Raises :class:`~fc_kernel.errors.ImageBuildError` where a user other than root cannot have them. Root without that right
     (in a container, say) does without.

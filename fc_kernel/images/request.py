@@ -1,4 +1,4 @@
-"""What an image is to be built of."""
+"""A request to build an image: what it is built from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from ..errors import SpecError
 from .store import check_name
 
-#: A package's name, as apt takes it: with ``-`` at its end it would mean a removal.
+#: A package's name for apt: with ``-`` at its end it would mean a removal.
 DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]{0,62}[a-z0-9+.](=[A-Za-z0-9.+:~-]{1,64})?\Z", re.ASCII)
 MAX_REQUIREMENTS_BYTES = 1 << 20
-#: Requirements files may include each other; more of them than this is a mistake.
+#: Requirements files may include each other; more than this is a mistake.
 MAX_REQUIREMENTS_FILES = 32
 INCLUDES = re.compile(r"(?:-r|--requirement|-c|--constraint)(?:\s+|=)(\S+)")
 #: Credentials in the URL of a package index.
@@ -27,19 +27,19 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What to build."""
+    """What to build, and under which name."""
 
     name: str = "default"
-    #: A requirements file as pip takes it.
+    #: A requirements file for pip.
     requirements: Path | None = None
-    #: Debian packages, with ``=VERSION`` if need be.
+    #: Debian packages, each with an optional ``=VERSION``.
     packages: tuple[str, ...] = ()
-    #: A tar or directory with a root file system, in place of Debian's.
+    #: A tar file or directory with a root file system, instead of Debian's.
     source: Path | None = None
     replace: bool = False
 
     def check(self) -> None:
-        """Raise :class:`~fc_kernel.errors.SpecError` for what cannot be built."""
+        """Raise :class:`~fc_kernel.errors.SpecError` if this cannot be built."""
         check_name(self.name)
         for package in self.packages:
             if not DEBIAN_NAME.match(package):
@@ -75,7 +75,7 @@ class BuildRequest:
         return tuple(CREDENTIALS.sub("…", line) for line in lines)
 
     def recipe(self, *inputs: Any) -> str:
-        """A digest that changes when the build would give something else; ``inputs`` are the builder's own."""
+        """A digest that changes when the build would give another image; ``inputs`` are the builder's own."""
         source = None if self.source is None else [str(self.source.resolve()), _fingerprint(self.source)]
         return hashlib.sha256(
             json.dumps([inputs, self.packages, self.requirement_lines(), source]).encode()
@@ -92,7 +92,7 @@ def _read_text(path: Path) -> str:
 
 
 def _fingerprint(source: Path) -> str:
-    """A digest of a source's names and inodes: whatever changes in it changes one of them."""
+    """A digest of the names and inodes of a source: every change of the source changes one of them."""
     digest = hashlib.sha256()
     for name, found in _walk(str(source), ""):
         digest.update(f"{name}\0{found.st_mode}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}\n".encode())
@@ -106,7 +106,7 @@ def _walk(path: str, name: str) -> Iterator[tuple[str, os.stat_result]]:
         try:
             names = sorted(os.listdir(path))  # noqa: PTH208 - as above
         except OSError:
-            # Building from it will say what is wrong.
+            # The build will report the error.
             return
         for each in names:
             yield from _walk(f"{path}/{each}", f"{name}/{each}")

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from ..errors import ImageBuildError
 
-#: Same inputs, same bytes: what would otherwise be random or now in the file system.
+#: Fixed values for what would be random or the current time, so that the same inputs give the same bytes.
 EPOCH = "1700000000"
 FILE_SYSTEM_UUID = "6f0c6b1e-3d7a-4f0e-9f0a-fc0000000001"
-#: The running guest's own: the initramfs makes them. As built they may be mounts, with another owner for each builder.
+#: Left out, because the initramfs makes them. In a build they may be mounts, whose owner depends on the builder.
 MOUNT_POINTS = ("proc", "sys", "dev", "run")
-#: As many links in one path as Linux follows.
+#: How many links Linux follows in one path.
 MAX_LINKS = 40
 #: ``man 5 elf``: the header's class and ``e_machine``.
 ELF_HEAD_BYTES, EM_X86_64 = 20, 62
 
 
 def mkfs_command(image: Path, root: str) -> str:
-    """Shell: write the file system of the directory that the shell word ``root`` stands for.
+    """Shell command that makes the file system from the directory that the shell word ``root`` expands to.
 
-    Without extended attributes: asking proc and devpts for them fails, and root needs no file capabilities.
+    Without extended attributes: reading them fails on proc and devpts, and root needs no file capabilities.
     Uncompressed: decompression costs an emulated guest more than the page cache gains.
     """
     exclude = f"^({'|'.join(MOUNT_POINTS)})(/.*)?$|^tmp/.+"
@@ -32,10 +32,10 @@ def mkfs_command(image: Path, root: str) -> str:
 
 
 def tar_command(tar: Path, root: Path) -> list[str]:
-    """Unpack a hostile tar into ``root``, and nowhere else.
+    """The command that unpacks a hostile tar file into ``root``, and nowhere else.
 
     GNU tar strips leading slashes, refuses ``..`` and makes links last, so no member is written through a link. What
-    the guest makes for itself, device nodes among it, is left out.
+    the guest makes itself, such as device nodes, is left out.
     """
     words = ["tar", "--extract", "--numeric-owner", "--force-local", "--anchored", "--wildcards"]
     for directory in (*MOUNT_POINTS, "tmp"):
@@ -67,7 +67,7 @@ def find_python(root: Path) -> str:
 
 
 def resolve_in(root: Path, path: str) -> Path | None:
-    """The file that an absolute path leads to when ``root`` is the root; links never lead out of it."""
+    """The file at an absolute path when ``root`` is the root directory; links never lead out of it."""
     waiting = path.strip("/").split("/")
     found: list[str] = []
     for _ in range(MAX_LINKS):

@@ -1,4 +1,4 @@
-"""The directory in which an image is built: locked by its builder, and swept away when the builder is dead."""
+"""The directory in which an image is built: its builder locks it, and it is removed when the builder is dead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PREFIX = ".building-"
-#: A removed image, on its way out; nobody looks into it any more.
+#: An image that is being removed; nobody uses it any more.
 REMOVED_PREFIX = ".removed-"
 
 RemoveTree = Callable[[Path], None]
@@ -18,7 +18,7 @@ RemoveTree = Callable[[Path], None]
 
 @contextlib.contextmanager
 def staging_dir(root: Path, remove_tree: RemoveTree) -> Iterator[Path]:
-    """A fresh directory in ``root`` that is gone afterwards, whatever happens but SIGKILL; then the next sweep takes it."""
+    """A new directory in ``root``, removed after the block; after a SIGKILL the next :func:`sweep` removes it."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
         lock = _open(path)
@@ -26,7 +26,7 @@ def staging_dir(root: Path, remove_tree: RemoveTree) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.is_dir():
                 break
-            # A sweeper was between our two steps, and took it for a dead one's.
+            # A sweeper came between our two steps, and took the directory for a dead builder's.
             os.close(lock)
     try:
         yield path
@@ -38,7 +38,7 @@ def staging_dir(root: Path, remove_tree: RemoveTree) -> Iterator[Path]:
 
 
 def sweep(root: Path, remove_tree: RemoveTree) -> None:
-    """Remove what killed builders and removers left in ``root``; a living builder holds its lock."""
+    """Remove what killed builders and removers left in ``root``; a live builder's directory is locked."""
     for path in [*root.glob(f"{REMOVED_PREFIX}*"), *root.glob(f"{PREFIX}*")]:
         lock = _open(path)
         if lock is None:

@@ -1,4 +1,4 @@
-"""Running the programs that build an image, so that none of them outlives us and nothing of theirs stays."""
+"""Running the programs that build an image, so that none outlives us or leaves files behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import ImageBuildError
 
-#: What a build runs, and which Debian package brings it.
+#: The programs that a build runs, and their Debian packages.
 BUILD_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "mkfs.erofs": "erofs-utils",
@@ -28,12 +28,12 @@ BUILD_PROGRAMS = {
 #: How much of a failed program's output goes into the error.
 LAST_LINES = 6
 LAST_LINE_CHARS = 300
-#: A killed program's children end with it; the kernel may take a moment for that.
+#: A killed program's children end with it, which may take a moment.
 REMOVAL_TIMEOUT_S = 10.0
-#: Programs must not see the caller's umask: it would be in the image.
+#: Programs must not inherit the caller's umask: it would change the image.
 UMASK = 0o022
 
-#: Given a line of output, what of it tells how far the program is; ``None`` for a line that may matter for an error.
+#: Maps a line of output to the progress that it tells, or to ``None`` if it may explain an error.
 Detail = Callable[[str], str | None]
 
 
@@ -47,18 +47,18 @@ class CommandFailed(Exception):
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages that a build needs and that are not installed."""
+    """The Debian packages that a build needs and this host lacks."""
     return sorted({package for program, package in BUILD_PROGRAMS.items() if which(program) is None})
 
 
 def require_programs() -> None:
-    """Raise :class:`~fc_kernel.errors.ImageBuildError` that names what is missing."""
+    """Raise :class:`~fc_kernel.errors.ImageBuildError` with the packages that are missing."""
     if missing := missing_packages():
         raise ImageBuildError(f"needs programs that are not installed: apt-get install {' '.join(missing)}")
 
 
 def which(name: str) -> str | None:
-    """As :func:`shutil.which`, also where only root's PATH leads."""
+    """As :func:`shutil.which`, but also looks in the directories of root's PATH."""
     return shutil.which(name, path=_path())
 
 
@@ -71,20 +71,20 @@ class Runner:
 
     def __init__(self, as_root: list[str], epoch: str) -> None:
         self._env = {**os.environ, "SOURCE_DATE_EPOCH": epoch, "LC_ALL": "C.UTF-8", "PATH": _path()}
-        #: In front of a command that has to look like root to the files that it makes.
+        #: The prefix for a command that must be root over the files that it makes.
         self.as_root = as_root
         #: The pip of this environment, which knows the host's indexes and proxies.
         self.pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 
     def keep_temporaries_in(self, directory: Path) -> None:
-        """Programs make their temporary files there from now on."""
+        """Make programs put their temporary files there from now on."""
         self._env["TMPDIR"] = str(directory)
 
     def run(self, step: str, command: list[str], *, progress: Callable[[str], None], detail: Detail) -> None:
-        """Run to the end; raises :class:`CommandFailed`. Ended in any other way, it leaves no process."""
+        """Run a program to its end; raises :class:`CommandFailed`. No process is left, whatever happens."""
         lines: deque[str] = deque(maxlen=LAST_LINES)
         with subprocess.Popen(
-            # Should we be killed, the kernel kills the program, and with its namespaces all that it started.
+            # If we are killed, Linux kills the program, and with its namespaces all that it started.
             ["setpriv", "--pdeathsig", "KILL", "--", *command],
             env=self._env,
             stdin=subprocess.DEVNULL,
@@ -112,10 +112,10 @@ class Runner:
             raise CommandFailed(step, status, list(lines))
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory, also what belongs to other users of our namespace."""
+        """Remove a directory, including files of other users of our namespace."""
         end = time.monotonic() + REMOVAL_TIMEOUT_S
         while os.path.lexists(path):
-            # Never into a mount, whatever a program left there.
+            # Never into a mount that a program may have left.
             command = [*self.as_root, "rm", "-rf", "--one-file-system", "--", str(path)]
             subprocess.run(command, check=False, capture_output=True)
             if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""The image store: a directory for each image, published whole by a rename."""
+"""The image store: one directory for each image, published as a whole by a rename."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Image:
 
     @property
     def boot_args(self) -> str:
-        """What the image needs on the kernel's command line."""
+        """What the image needs on Linux's command line."""
         return self.manifest.boot_args
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,14 +62,14 @@ class Image:
 
 
 def check_name(name: str) -> str:
-    """The name, if it is one; raises :class:`~fc_kernel.errors.SpecError`."""
+    """Return the name if it is valid; raises :class:`~fc_kernel.errors.SpecError`."""
     if not re.fullmatch(NAME_PATTERN, name) or name.endswith("\n"):
         raise SpecError("image", name, "1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit")
     return name
 
 
 class ImageStore:
-    """Images by name; nothing outside ``root`` is ever opened. ``cache_dir`` holds the digests of files that were verified."""
+    """Images by name; nothing outside ``root`` is ever opened. ``cache_dir`` holds the digests of verified files."""
 
     def __init__(self, root: Path, cache_dir: Path) -> None:
         self.root = root
@@ -81,23 +81,23 @@ class ImageStore:
         return cls(tenant.image_dir, tenant.cache_dir)
 
     def has(self, name: str) -> bool:
-        """Whether there is something of that name, sound or not."""
+        """Whether there is an image of that name, intact or not."""
         return os.path.lexists(self.root / check_name(name))
 
     def names(self) -> list[str]:
-        """Names of all images, sound or not."""
+        """The names of all images, intact or not."""
         found = self.root.iterdir() if self.root.is_dir() else ()
         return sorted(path.name for path in found if re.fullmatch(NAME_PATTERN, path.name))
 
     def images(self) -> Iterator[Image | ImageCorrupt]:
-        """All images by name; for one whose manifest cannot be used, the error."""
+        """All images, sorted by name; an image with an unusable manifest is given as its error."""
         for name in self.names():
             try:
                 yield self.get(name)
             except ImageCorrupt as error:
                 yield error
             except ImageNotFound:
-                # Removed just now.
+                # Removed meanwhile.
                 continue
 
     def get(self, name: str) -> Image:
@@ -124,7 +124,7 @@ class ImageStore:
         return Image(name, path, manifest)
 
     def verify(self, image: Image, *, unless_unchanged: bool = False) -> None:
-        """Hash every file; raises :class:`~fc_kernel.errors.ImageCorrupt` that names the file and both digests.
+        """Hash every file; raises :class:`~fc_kernel.errors.ImageCorrupt` with the file's name and both digests.
 
         With ``unless_unchanged`` a file that was hashed within a day and has not changed since is not read again.
         """
@@ -144,7 +144,7 @@ class ImageStore:
                 )
 
     def find_current(self, name: str, recipe: str) -> Image | None:
-        """The image if it is sound and was made by this recipe; ``None`` when it has to be built."""
+        """The image if it is intact and was made by this recipe; ``None`` when it has to be built."""
         try:
             image = self.get(name)
             self.verify(image)
@@ -155,7 +155,7 @@ class ImageStore:
     def publish(self, name: str, staged: Path, *, replace: bool) -> Image:
         """Give a finished image its name; raises :class:`~fc_kernel.errors.ImageBuildError` if the name is taken.
 
-        With ``replace`` an image of that name goes; a VM that runs from it keeps its files, which stay open.
+        With ``replace`` an old image of that name is removed; a VM that runs from it keeps its files open.
         """
         target = self.root / check_name(name)
         with self._locked():
@@ -178,7 +178,7 @@ class ImageStore:
         return image
 
     def remove(self, name: str) -> None:
-        """Remove an image; raises :class:`~fc_kernel.errors.ImageNotFound`. A VM that runs from it goes on."""
+        """Remove an image; raises :class:`~fc_kernel.errors.ImageNotFound`. A VM that runs from it is not affected."""
         path = self.root / check_name(name)
         try:
             with self._locked():
@@ -190,14 +190,14 @@ class ImageStore:
         _remove(aside)
 
     def _put_aside(self, path: Path) -> Path:
-        # First out of sight, so that half an image is never seen; a removal that is killed is completed by the next build.
+        # Renamed first, so that nobody sees half an image; the next build completes a removal that was killed.
         aside = self.root / f"{REMOVED_PREFIX}{path.name}-{secrets.token_hex(4)}"
         path.rename(aside)
         return aside
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One at a time gives and takes names."""
+        """Hold the lock under which names are given and removed."""
         lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

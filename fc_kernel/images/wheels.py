@@ -1,4 +1,4 @@
-"""Python packages for the guest: fetched by the host's pip for the guest's Python, and laid out as if installed there."""
+"""Python packages for the guest: the host's pip fetches them for the guest's Python; then they are laid out for it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..errors import ImageBuildError
 #: Debian 12's Python; its packages' directory is not ``site-packages``.
 PYTHON = "3.11"
 INTERPRETER = "/usr/bin/python3"
-#: Where Debian's Python expects what pip installs.
+#: Where Debian's Python expects packages that pip installs.
 PREFIX = "usr/local"
 DIST_PACKAGES = f"{PREFIX}/lib/python{PYTHON}/dist-packages"
 PYTHON_PACKAGES = ("ipykernel>=7", "pip", "numpy", "pandas", "matplotlib", "ipywidgets")
-#: Debian 12 has glibc 2.36; wheels name the oldest that they run on.
+#: Debian 12 has glibc 2.36; wheels name the oldest version that they run on.
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)), "manylinux2014_x86_64")
-#: With ``--target`` pip puts these beside the packages; they belong into the prefix.
+#: With ``--target`` pip puts these directories beside the packages; they belong in the prefix.
 PREFIX_DIRECTORIES = ("bin", "etc", "share", "include")
-#: What pip records for a file in the prefix, and how it is reached from the packages' directory.
+#: The path that pip records for a file in the prefix, and its path from the packages' directory.
 RECORDED, ACTUAL = "../../", "../../../"
-#: Words with which pip tells how far it is; what else it says may matter for an error.
+#: First words of the lines in which pip tells its progress; other lines may explain an error.
 PROGRESS_WORDS = ("Collecting", "Downloading", "Using", "Installing", "Successfully", "Looking", "Obtaining")
 
 
 def pip_command(pip: list[str], tree: Path, requirements: Path | None) -> list[str]:
-    """Install into ``tree``, which stands for the prefix; :func:`arrange` has to follow."""
+    """The command that installs into ``tree``, the future prefix; :func:`arrange` must follow."""
     if importlib.util.find_spec("pip") is None:
         raise ImageBuildError("pip is missing from this Python environment: python -m ensurepip")
     words = [*pip, "install", "--no-compile", "--progress-bar=off", "--root-user-action=ignore"]
@@ -42,7 +42,7 @@ def pip_command(pip: list[str], tree: Path, requirements: Path | None) -> list[s
 
 
 def progress_of(line: str) -> str | None:
-    """What a line of pip says of its progress."""
+    """The progress that a line of pip tells; ``None`` for other lines."""
     first, _, rest = line.partition(" ")
     if first in PROGRESS_WORDS:
         return f"{first.lower()} {rest.split(' from ')[0].split(' (')[0]}"[:60]
@@ -50,7 +50,7 @@ def progress_of(line: str) -> str | None:
 
 
 def arrange(tree: Path) -> None:
-    """Move scripts and data from the packages into the prefix, and let the scripts run the guest's interpreter."""
+    """Move scripts and data from the packages into the prefix, and make the scripts use the guest's interpreter."""
     packages = tree / Path(DIST_PACKAGES).relative_to(PREFIX)
     for name in PREFIX_DIRECTORIES:
         if (packages / name).is_dir() and not (packages / name / "__init__.py").exists():
@@ -65,10 +65,10 @@ def arrange(tree: Path) -> None:
 
 
 def _with_interpreter(content: bytes) -> bytes:
-    """The script with the guest's interpreter where pip wrote the host's."""
+    """The script with the guest's interpreter instead of the host's, which pip wrote."""
     line, _, rest = content.partition(b"\n")
     if line == b"#!/bin/sh" and rest.startswith(b"'''exec'"):
-        # The form for an interpreter whose path is too long or has spaces: two lines more.
+        # pip's form for an interpreter whose path is too long or has spaces takes two more lines.
         rest = rest.split(b"\n", 2)[2]
     elif not (line.startswith(b"#!") and b"python" in line):
         return content
@@ -76,7 +76,7 @@ def _with_interpreter(content: bytes) -> bytes:
 
 
 def _corrected(record: str, packages: Path) -> str:
-    """The table of an installed package's files (PyPA's "Recording installed projects"), as they are now."""
+    """An installed package's ``RECORD`` (PyPA's "Recording installed projects"), corrected for the moved files."""
     rows = []
     for row in csv.reader(io.StringIO(record)):
         name, *rest = row
