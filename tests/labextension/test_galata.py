@@ -138,5 +138,6 @@ def test_in_the_browser(lab: str) -> None:
         FC_KERNEL_UI_URL=lab,
         FC_KERNEL_UI_RESULTS=str(RESULTS.resolve()),
         FC_KERNEL_CHROMIUM=chromium,
+        FC_KERNEL_PYTHON=sys.executable,
         PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD="1",
     )
