@@ -62,6 +62,8 @@ class Switchboard:
         #: Whether what the guest's kernel signed with another key, it said before it was restored.
         self._rekeyed = False
         self._on_tunnel_lost = on_tunnel_lost
+        #: Name and reason of the kernel's end, until the next guest is there.
+        self._ended: tuple[str, str] | None = None
         self._in_flight = InFlight()
         self._malformed = 0
         self._tunnels = {channel: Tunnel(channel) for channel in CHANNEL_PORTS}
@@ -111,7 +113,7 @@ class Switchboard:
         def command() -> None:
             joined = [(tunnel, sockets[channel]) for channel, tunnel in self._tunnels.items()]
             self._drop_tunnels("replaced by a new one")
-            self._attached = done
+            self._attached, self._ended = done, None
             self._guest = Signer(guest_key)
             if generation != self._generation:
                 self._generation, self._silenced = generation, rollback.silenced if rollback is not None else None
@@ -139,7 +141,10 @@ class Switchboard:
         return done
 
     def detach(self, *, ename: str = "KernelDied", reason: str | None = None) -> Future[None]:
-        """Let go of the guest. With a reason every request in flight is answered with that error, then goes idle."""
+        """Let go of the guest. With a reason every request in flight is answered with that error, then goes idle.
+
+        What clients send afterwards waits for the next guest, except requests to shut down, which are answered at once.
+        """
         return self._submit(lambda: self._detach(ename, reason))
 
     def link(self) -> Future[None]:
@@ -278,6 +283,10 @@ class Switchboard:
                 if request is not None:
                     self._answers.error(request, "MessageTooLarge", problem)
                 continue
+            if self._ended is not None and request is not None and request.kind == "shutdown":
+                # A manager that restarts a dead kernel asks it to shut down first. Held, this would end the next kernel.
+                self._answers.error(request, *self._ended)
+                continue
             if request is not None:
                 self._in_flight.sent(request, frames, at)
             tunnel.send(frames, at, self._guest)
@@ -339,6 +348,7 @@ class Switchboard:
         self._drop_tunnels(reason or "let go of")
         if reason is None:
             return
+        self._ended = ename, reason
         for tunnel in self._tunnels.values():
             tunnel.forget()
         for request in self._in_flight.take_all():

@@ -23,10 +23,14 @@ test('a microVM that has ended by itself is reported once, and the keyboard rest
   page,
   tmpPath
 }) => {
-  // Lab's own dialog follows when the server has restarted the kernel first.
-  await page.addLocatorHandler(dialog(page).filter({ hasText: 'Kernel Restarting' }), async other => {
-    await other.getByRole('button').click();
-  });
+  // Lab's own dialogs follow, one for each view, when the server has restarted the kernel first.
+  await page.addLocatorHandler(
+    dialog(page).filter({ hasText: 'Kernel Restarting' }),
+    async other => {
+      await other.getByRole('button').click();
+    },
+    { noWaitAfter: true }
+  );
   await open(page, tmpPath, 'a.ipynb', ['x = 1', 'print("x" in globals())']);
   await run(page, 0);
   await page.evaluate(async () => {

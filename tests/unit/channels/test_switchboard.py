@@ -32,6 +32,10 @@ def answered(client: Client, guest: Guest) -> bool:
     return client.receive("shell")["parent_header"]["msg_id"] == msg_id
 
 
+def header_part(request: list[bytes]) -> bytes:
+    return request[split(request) + 2]
+
+
 def test_a_request_is_signed_for_the_guest_and_its_reply_for_the_client(ends: Ends) -> None:
     client, guest = ends.client(), ends.guest()
     msg_id = client.request("execute_request", {"code": "1"})
@@ -210,6 +214,21 @@ def test_requests_that_were_held_are_answered_at_a_death_too(ends: Ends) -> None
     assert client.receive("shell")["content"]["evalue"] == "never came up"
     guest = ends.guest(generation=2)
     assert answered(client, guest)
+
+
+def test_a_request_to_shut_a_dead_kernel_down_does_not_reach_the_next_one(ends: Ends) -> None:
+    client, guest = ends.client(), ends.guest()
+    assert answered(client, guest)
+    ends.board.detach(reason="the microVM ended").result(DEADLINE_S)
+    client.request("shutdown_request", {"restart": True}, channel="control")
+    assert client.receive("control")["content"] == {"status": "ok", "restart": False}
+    # What else is asked waits.
+    client.request("interrupt_request", channel="control")
+    assert client.beats()
+    following = ends.guest(generation=2)
+    assert b'"interrupt_request"' in header_part(following.channels["control"].receive())
+    client.request("shutdown_request", channel="control")
+    assert b'"shutdown_request"' in header_part(following.channels["control"].receive())
 
 
 def test_a_header_is_carried_back_unchanged(ends: Ends) -> None:
