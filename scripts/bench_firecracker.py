@@ -20,6 +20,7 @@ from unittest import mock
 
 from bench_kernels import alone
 
+from fc_kernel.base.paths import data_dir
 from fc_kernel.errors import FcKernelError
 from fc_kernel.vmm.firecracker.program import FirecrackerProgram, find_firecracker
 from fc_kernel.vmm.kvm import KvmReport
@@ -40,7 +41,7 @@ def program_of_host() -> FirecrackerProgram | None:
     if not Path("/dev/kvm").exists():
         return None
     try:
-        return find_firecracker(paths[0] or None)
+        return find_firecracker(paths[0] or None, data_dir=data_dir())
     except FcKernelError:
         return None
 

@@ -6,6 +6,7 @@ from jupyter_core.application import base_aliases, base_flags
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from traitlets import Unicode
 
+from ..base.paths import data_dir
 from ..vmm.firecracker.install import install_firecracker
 from ..vmm.firecracker.versions import RECOMMENDED_VERSION
 from .command import JSON_FLAG, Command, CommandGroup
@@ -49,6 +50,7 @@ class FirecrackerInstallCommand(Command):
                 progress.update(task, completed=done_bytes, total=total_bytes)
 
             program = install_firecracker(
+                data_dir(),
                 version=self.release,
                 source=self.source or None,
                 sha256=self.sha256 or None,

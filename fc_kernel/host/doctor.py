@@ -104,7 +104,7 @@ def _kvm(report: KvmReport) -> Check:
 def _monitor(row: Monitor, config: FcKernelConfig, kvm: KvmReport) -> Check:
     runs = row.tier(kvm) is not None
     try:
-        program = row.find(config)
+        program = row.find(config, data_dir())
     except ConfigError as error:
         # Where it could not run, its absence is no fault.
         return Check(row.name, Status.WARN, str(error), row.remedy if runs else f"useful once KVM is: {row.remedy}")
@@ -117,7 +117,7 @@ def _monitor(row: Monitor, config: FcKernelConfig, kvm: KvmReport) -> Check:
 
 def _tier(config: FcKernelConfig, resolved: Resolved) -> tuple[Check, Choice | None]:
     try:
-        choice = best_monitor(resolved.monitor, config)
+        choice = best_monitor(resolved.monitor, config, data_dir())
     except ConfigError as error:
         return Check("tier", Status.FAIL, str(error), "install QEMU 7.2 or later, or make KVM usable"), None
     tier, least = choice.tier, resolved.minimum_tier

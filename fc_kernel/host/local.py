@@ -301,7 +301,7 @@ class LocalHost(KernelHost):
 
     async def status(self) -> Status:
         """See :meth:`KernelHost.status`."""
-        return await asyncio.to_thread(status_view, self._tenant.config)
+        return await asyncio.to_thread(status_view, self._tenant.config, self._tenant.data_dir)
 
     async def schema(self) -> dict[str, Any]:
         """See :meth:`KernelHost.schema`."""

@@ -105,12 +105,12 @@ def settings_view(resolved: Resolved) -> Settings:
     )
 
 
-def status_view(config: FcKernelConfig) -> Status:
+def status_view(config: FcKernelConfig, data_dir: Path) -> Status:
     """The tier that a kernel with default settings gets, or why there is none, and the limits."""
     tier: str | None = None
     message: str | None = None
     try:
-        tier = str(choose_monitor(defaults_of(config), config).tier)
+        tier = str(choose_monitor(defaults_of(config), config, data_dir).tier)
     except FcKernelError as error:
         message = without_host_paths(str(error).partition("\n")[0])
     return Status(version=__version__, tier=tier, gateway=False, limits=limits_view(config), message=message)

@@ -40,7 +40,7 @@ async def boot(
     loop = asyncio.get_running_loop()
     # Both read files; the first also runs programs for their versions and measures the speed of KVM.
     if choice is None:
-        choice = await loop.run_in_executor(None, choose_monitor, resolved, tenant.config)
+        choice = await loop.run_in_executor(None, choose_monitor, resolved, tenant.config, tenant.data_dir)
     spec, initrd, image = await loop.run_in_executor(None, with_image, resolved, tenant)
     async with contextlib.AsyncExitStack() as undo:
         vmm = await prepare(

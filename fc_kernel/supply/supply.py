@@ -60,7 +60,7 @@ class Supply:
         Raises :class:`~fc_kernel.errors.ConfigError` or :class:`~fc_kernel.errors.LaunchError`; then nothing is left.
         """
         await self.reap()
-        choice = await off_loop(functools.partial(choose_monitor, resolved, self.config))
+        choice = await off_loop(functools.partial(choose_monitor, resolved, self.config, self.tenant.data_dir))
         if reason_to_boot(resolved, self.config) is None and choice.snapshots:
             recipe = await off_loop(functools.partial(self._recipe, choice, resolved, python=python))
             if (machine := await self._from_template(recipe, labels)) is not None:
@@ -76,7 +76,7 @@ class Supply:
 
         Raises :class:`~fc_kernel.errors.FcKernelError` when the host can run no kernel at all.
         """
-        choice = await off_loop(functools.partial(choose_monitor, resolved, self.config))
+        choice = await off_loop(functools.partial(choose_monitor, resolved, self.config, self.tenant.data_dir))
         if reason_to_boot(resolved, self.config) is not None or not choice.snapshots:
             return False
         recipe = await off_loop(functools.partial(self._recipe, choice, resolved, python=True))
@@ -168,9 +168,9 @@ class Supply:
     def _place(self, snapshot: Snapshot, resolved: Resolved) -> tuple[Choice, VmSpec]:
         """Choose the monitor and the files that a snapshot needs, and check the snapshot against them."""
         manifest = snapshot.manifest
-        choice = best_monitor(manifest.monitor, self.config)
+        choice = best_monitor(manifest.monitor, self.config, self.tenant.data_dir)
         if choice.tier.rank < resolved.minimum_tier.rank:
-            choice = choose_monitor(resolved, self.config)
+            choice = choose_monitor(resolved, self.config, self.tenant.data_dir)
         if not choice.snapshots:
             raise UnsupportedByMonitor("a restore", needs="a monitor that loads snapshots", found=choice.monitor)
         if manifest.image is None:

@@ -26,7 +26,7 @@ class Interpreter:
     version: str
 
 
-def _find(_config: FcKernelConfig) -> Interpreter:
+def _find(_config: FcKernelConfig, _data_dir: Path | None) -> Interpreter:
     return Interpreter(Path(sys.executable), platform.python_version())
 
 

@@ -43,8 +43,9 @@ class Monitor:
     name: str
     #: Its name in a sentence.
     title: str
-    #: Finds the program; raises :class:`~fc_kernel.errors.ConfigError` if there is no usable one.
-    find: Callable[[FcKernelConfig], Program]
+    #: Finds the program, also one installed below the tenant's data directory; raises
+    #: :class:`~fc_kernel.errors.ConfigError` if there is no usable one.
+    find: Callable[[FcKernelConfig, Path | None], Program]
     #: Makes a VM from a plan; the last argument says whether it may use KVM.
     make: Callable[[BootPlan, Any, bool], Vmm]
     #: The tiers to expect with usable KVM and without; ``None`` where it cannot run.
@@ -75,10 +76,10 @@ class Choice:
     needs_image: bool = True
 
 
-def _find_firecracker(config: FcKernelConfig) -> Program:
+def _find_firecracker(config: FcKernelConfig, data_dir: Path | None) -> Program:
     from .firecracker.program import find_firecracker
 
-    return find_firecracker(config.firecracker_path or None)
+    return find_firecracker(config.firecracker_path or None, data_dir=data_dir)
 
 
 def _make_firecracker(plan: BootPlan, program: Any, accelerated: bool) -> Vmm:
@@ -87,7 +88,7 @@ def _make_firecracker(plan: BootPlan, program: Any, accelerated: bool) -> Vmm:
     return FirecrackerVmm(plan, program)
 
 
-def _find_qemu(config: FcKernelConfig) -> Program:
+def _find_qemu(config: FcKernelConfig, _data_dir: Path | None) -> Program:
     from .qemu.program import find_qemu
 
     return find_qemu(config.qemu_path or None)
@@ -138,13 +139,13 @@ def monitor_named(name: str) -> Monitor:
     )
 
 
-def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
+def choose_monitor(resolved: Resolved, config: FcKernelConfig, data_dir: Path | None = None) -> Choice:
     """The best monitor of this host, if its tier is high enough.
 
     Raises :class:`~fc_kernel.errors.MonitorUnavailable` with every reason, or
     :class:`~fc_kernel.errors.IsolationUnavailable` when the best there is is below ``minimum_tier``.
     """
-    choice = best_monitor(resolved.monitor, config)
+    choice = best_monitor(resolved.monitor, config, data_dir)
     if choice.tier.rank < resolved.minimum_tier.rank:
         raise IsolationUnavailable(
             f"this host gives the tier {choice.tier}, and at least {resolved.minimum_tier} is required; "
@@ -153,8 +154,10 @@ def choose_monitor(resolved: Resolved, config: FcKernelConfig) -> Choice:
     return choice
 
 
-def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
+def best_monitor(monitor: str, config: FcKernelConfig, data_dir: Path | None = None) -> Choice:
     """The monitor of that name, whatever its tier; ``auto`` is the first of the table that can run here.
+
+    ``data_dir`` is the tenant's, where programs may be installed; without it none of those is found.
 
     Raises :class:`~fc_kernel.errors.MonitorUnavailable` with every reason.
     """
@@ -162,20 +165,20 @@ def best_monitor(monitor: str, config: FcKernelConfig) -> Choice:
     reasons = []
     for row in map(monitor_named, names):
         try:
-            return _choice(row, config)
+            return _choice(row, config, data_dir)
         except ConfigError as error:
             reasons.append(f"{row.name}: {error}")
     raise MonitorUnavailable("no monitor can run here; " + "; ".join(reasons) + "; see `fc-kernel doctor`")
 
 
-def _choice(row: Monitor, config: FcKernelConfig) -> Choice:
+def _choice(row: Monitor, config: FcKernelConfig, data_dir: Path | None) -> Choice:
     # The fake needs no KVM, and the probe takes a moment.
     kvm = None if row.on_kvm is row.without_kvm else probe_kvm()
     tier = row.on_kvm if kvm is None else row.tier(kvm)
     if tier is None:
         assert kvm is not None  # noqa: S101 - a row that runs nowhere would have both tiers
         raise MonitorUnavailable(f"it needs KVM, which is {kvm.verdict}: {kvm.detail}")
-    program = row.find(config)
+    program = row.find(config, data_dir)
     accelerated = kvm is not None and kvm.usable
 
     def make(plan: BootPlan) -> Vmm:

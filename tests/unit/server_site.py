@@ -247,7 +247,7 @@ class MemoryHost(LocalHost):
         return found if self.room is None else DiskUse(used_bytes=found.used_bytes, room_bytes=self.room)
 
     async def status(self) -> Status:
-        return status_view(load_config(self.app.config))
+        return status_view(load_config(self.app.config), self._tenant.data_dir)
 
     async def schema(self) -> dict[str, Any]:
         return limited_schema(load_config(self.app.config))

@@ -29,6 +29,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def install_firecracker(
+    data_dir: Path,
     *,
     version: str = RECOMMENDED_VERSION,
     source: str | None = None,
@@ -36,7 +37,7 @@ def install_firecracker(
     progress: Progress = lambda _done, _total: None,
     releases: str = RELEASES,
 ) -> FirecrackerProgram:
-    """Install a release and return it.
+    """Install a release below a data directory and return it.
 
     ``source`` is a path or URL of an archive, instead of the project's own release; without ``sha256`` the checksum comes from
     the file beside the archive (its name and ``.sha256.txt``), as the project publishes it. ``progress(done, total)`` counts
@@ -50,7 +51,7 @@ def install_firecracker(
         raise ConfigError(f"--sha256 is {sha256!r}; allowed: 64 hexadecimal digits")
     archive_name = f"firecracker-v{number}-x86_64.tgz"
     where = source or f"{releases}/v{number}/{archive_name}"
-    target = installed_path(number)
+    target = installed_path(data_dir, number)
     with _directory(target.parent), tempfile.TemporaryDirectory(prefix=".installing-", dir=target.parent) as staging:
         archive = Path(staging) / "archive.tgz"
         found = _copy(where, archive, progress)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ...base.paths import data_dir
 from ...errors import MonitorUnavailable
 from .versions import Features, features_of, parse_version
 
@@ -27,13 +26,13 @@ class FirecrackerProgram:
     features: Features
 
 
-def installed_path(version: str) -> Path:
-    """Where ``fc-kernel firecracker install`` puts a version."""
-    return data_dir() / "firecracker" / version / PROGRAM
+def installed_path(data_dir: Path, version: str) -> Path:
+    """Where ``fc-kernel firecracker install`` puts a version below a data directory."""
+    return data_dir / "firecracker" / version / PROGRAM
 
 
-def find_firecracker(path: str | None = None) -> FirecrackerProgram:
-    """The program at ``path``, else that of ``FC_KERNEL_FIRECRACKER``, on the PATH, or the newest that we installed.
+def find_firecracker(path: str | None = None, *, data_dir: Path | None = None) -> FirecrackerProgram:
+    """The program at ``path``, else that of ``FC_KERNEL_FIRECRACKER``, on the PATH, or the newest installed below ``data_dir``.
 
     The first two may be several paths with ``:`` between; the first that is a program is taken.
 
@@ -41,17 +40,17 @@ def find_firecracker(path: str | None = None) -> FirecrackerProgram:
     """
     wanted = path or os.environ.get("FC_KERNEL_FIRECRACKER")
     found = next(filter(None, map(shutil.which, (wanted or PROGRAM).split(os.pathsep))), None)
-    if found is None and wanted is None:
-        found = next((str(ours) for ours in _installed() if os.access(ours, os.X_OK)), None)
+    if found is None and wanted is None and data_dir is not None:
+        found = next((str(ours) for ours in _installed(data_dir) if os.access(ours, os.X_OK)), None)
     if found is None:
         raise MonitorUnavailable(f"{wanted or PROGRAM} is not installed")
     return _ask(found, Path(found).stat().st_mtime_ns)
 
 
-def _installed() -> list[Path]:
-    base = data_dir() / "firecracker"
+def _installed(data_dir: Path) -> list[Path]:
+    base = data_dir / "firecracker"
     versions = [entry.name for entry in base.iterdir()] if base.is_dir() else []
-    return [installed_path(version) for version in sorted(versions, key=_sortable, reverse=True)]
+    return [installed_path(data_dir, version) for version in sorted(versions, key=_sortable, reverse=True)]
 
 
 def _sortable(name: str) -> tuple[int, ...]:

@@ -61,7 +61,7 @@ def refused(data_dir: Path, message: str, **options: Any) -> None:
     for _ in range(2):
         before = tree(parent)
         with pytest.raises(ConfigError, match=message):
-            install_firecracker(version=VERSION, **options)
+            install_firecracker(data_dir, version=VERSION, **options)
         assert tree(parent) == before
         installed = data_dir / "firecracker" / VERSION / "firecracker"
         installed.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def test_good_release(site: Site, data_dir: Path) -> None:
     site.publish()
     counted: list[tuple[int, int | None]] = []
     done = install_firecracker(
-        version=VERSION, releases=site.releases, progress=lambda done, total: counted.append((done, total))
+        data_dir, version=VERSION, releases=site.releases, progress=lambda done, total: counted.append((done, total))
     )
     assert done.version == VERSION
     assert done.path == data_dir / "firecracker" / VERSION / "firecracker"
@@ -85,17 +85,17 @@ def test_good_release(site: Site, data_dir: Path) -> None:
 
 def test_installed_release_is_found(site: Site, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.publish()
-    install_firecracker(version=VERSION, releases=site.releases)
+    install_firecracker(data_dir, version=VERSION, releases=site.releases)
     monkeypatch.delenv("FC_KERNEL_FIRECRACKER", raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert find_firecracker().path == data_dir / "firecracker" / VERSION / "firecracker"
+    assert find_firecracker(data_dir=data_dir).path == data_dir / "firecracker" / VERSION / "firecracker"
 
 
 def test_installed_again_over_itself(site: Site, data_dir: Path) -> None:
     site.publish()
-    first = install_firecracker(version=VERSION, releases=site.releases)
+    first = install_firecracker(data_dir, version=VERSION, releases=site.releases)
     first.path.write_bytes(b"damaged")
-    assert install_firecracker(version=VERSION, releases=site.releases).path.read_bytes() == program()
+    assert install_firecracker(data_dir, version=VERSION, releases=site.releases).path.read_bytes() == program()
 
 
 def test_redirects_are_followed(site: Site, data_dir: Path) -> None:
@@ -103,7 +103,7 @@ def test_redirects_are_followed(site: Site, data_dir: Path) -> None:
     for path in (ARCHIVE_PATH, f"{ARCHIVE_PATH}.sha256.txt"):
         site.redirects[path] = f"{site.url}/elsewhere{path}"
         site.files[f"/elsewhere{path}"] = site.files.pop(path)
-    assert install_firecracker(version=VERSION, releases=site.releases).version == VERSION
+    assert install_firecracker(data_dir, version=VERSION, releases=site.releases).version == VERSION
 
 
 def test_endless_redirects(site: Site, data_dir: Path) -> None:
@@ -116,7 +116,7 @@ def test_archive_that_the_server_calls_compressed(site: Site, data_dir: Path) ->
     site.publish()
     site.headers["Content-Encoding"] = "gzip"
     digest = hashlib.sha256(GOOD).hexdigest()
-    assert install_firecracker(version=VERSION, source=site.archive, sha256=digest).version == VERSION
+    assert install_firecracker(data_dir, version=VERSION, source=site.archive, sha256=digest).version == VERSION
 
 
 def test_wrong_digest(site: Site, data_dir: Path) -> None:
@@ -171,7 +171,7 @@ def test_checksum_file_without_a_digest(site: Site, data_dir: Path, says: bytes)
 def test_digest_in_place_of_the_checksum_file(site: Site, data_dir: Path) -> None:
     site.files[ARCHIVE_PATH] = GOOD
     digest = hashlib.sha256(GOOD).hexdigest().upper()
-    assert install_firecracker(version=VERSION, releases=site.releases, sha256=digest).version == VERSION
+    assert install_firecracker(data_dir, version=VERSION, releases=site.releases, sha256=digest).version == VERSION
     assert site.asked == [ARCHIVE_PATH]
 
 
@@ -197,14 +197,14 @@ def test_from_a_file(tmp_path: Path, data_dir: Path) -> None:
     path = tmp_path / "copy.tgz"
     path.write_bytes(GOOD)
     (tmp_path / "copy.tgz.sha256.txt").write_bytes(checksum(GOOD))
-    assert install_firecracker(version=VERSION, source=str(path)).path.read_bytes() == program()
+    assert install_firecracker(data_dir, version=VERSION, source=str(path)).path.read_bytes() == program()
 
 
 def test_from_a_file_with_a_digest(tmp_path: Path, data_dir: Path) -> None:
     path = tmp_path / "copy.tgz"
     path.write_bytes(GOOD)
     digest = hashlib.sha256(GOOD).hexdigest()
-    assert install_firecracker(version=VERSION, source=str(path), sha256=digest).version == VERSION
+    assert install_firecracker(data_dir, version=VERSION, source=str(path), sha256=digest).version == VERSION
 
 
 def test_from_a_file_without_any_digest(tmp_path: Path, data_dir: Path) -> None:
@@ -278,17 +278,16 @@ def test_program_that_does_not_run(site: Site, data_dir: Path) -> None:
 )
 def test_version_that_cannot_be_used(site: Site, data_dir: Path, version: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        install_firecracker(version=version, releases=site.releases)
+        install_firecracker(data_dir, version=version, releases=site.releases)
     assert site.asked == []
     assert not data_dir.exists()
 
 
-def test_data_directory_that_cannot_be_made(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_directory_that_cannot_be_made(site: Site, tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"a file")
-    monkeypatch.setenv("FC_KERNEL_DATA_DIR", str(tmp_path / "taken/data"))
     site.publish()
     with pytest.raises(ConfigError, match="cannot install into"):
-        install_firecracker(version=VERSION, releases=site.releases)
+        install_firecracker(tmp_path / "taken/data", version=VERSION, releases=site.releases)
     assert tree(tmp_path) == {"taken": b"a file"}
 
 

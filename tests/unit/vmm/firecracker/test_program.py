@@ -18,8 +18,7 @@ from ....firecracker_double.program import Double
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("FC_KERNEL_DATA_DIR", str(tmp_path / "data"))
+def nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FC_KERNEL_FIRECRACKER", raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
 
@@ -102,10 +101,17 @@ def test_the_environment_comes_before_the_path(tmp_path: Path, monkeypatch: pyte
     assert find_firecracker().version == "1.13.0"
 
 
-def test_the_newest_of_ours_is_taken_last() -> None:
+def test_the_newest_of_ours_is_taken_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in ("1.9.0", "1.12.1", "1.16.1"):
-        program(installed_path(version), f"Firecracker v{version}")
-    assert find_firecracker().version == "1.16.1"
+        program(installed_path(tmp_path / "data", version), f"Firecracker v{version}")
+    assert find_firecracker(data_dir=tmp_path / "data").version == "1.16.1"
+    with pytest.raises(MonitorUnavailable, match="firecracker is not installed"):
+        find_firecracker(data_dir=tmp_path / "another tenant's")
+    with pytest.raises(MonitorUnavailable, match="firecracker is not installed"):
+        find_firecracker()
+    program(tmp_path / "bin/firecracker", "Firecracker v1.14.0")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}/usr/bin:/bin")
+    assert find_firecracker(data_dir=tmp_path / "data").version == "1.14.0"
 
 
 def test_a_program_that_was_replaced_is_asked_again(tmp_path: Path) -> None:
