@@ -63,15 +63,16 @@ class HostClient:
         try:
             # Before anything can happen to it.
             await background.run(self._follow())
-            endpoints = await self.host.open(request)
-            held = HeldKernel(self.host, request.kernel_id, endpoints, release=self.release)
-            self._kernels[request.kernel_id] = held
-        except FcKernelError:
-            raise
-        except BaseException:
-            # Nobody knows how far it came.
-            background.submit(self.host.close(request.kernel_id))
-            raise
+            try:
+                endpoints = await self.host.open(request)
+                held = HeldKernel(self.host, request.kernel_id, endpoints, release=self.release)
+                self._kernels[request.kernel_id] = held
+            except FcKernelError:
+                raise
+            except BaseException:
+                # Nobody knows how far it came.
+                background.submit(self.host.close(request.kernel_id))
+                raise
         finally:
             with self._lock:
                 self._opening -= 1
@@ -135,9 +136,11 @@ class HostClient:
 
     async def _look_again(self) -> None:
         """Some events were missed, perhaps a death among them."""
+        asked = {kernel_id: held.since for kernel_id, held in list(self._kernels.items())}
         there = {each.kernel_id for each in await self.host.kernels() if each.state != "dead"}
         for kernel_id, held in list(self._kernels.items()):
-            if kernel_id not in there:
+            # One that was started in the meantime is another process than the one that we asked for.
+            if kernel_id not in there and asked.get(kernel_id) == held.since:
                 held.lost()
                 self._start(self._standalone.ended(kernel_id))
 

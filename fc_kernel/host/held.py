@@ -28,7 +28,8 @@ class HeldKernel:
         self.endpoints = endpoints
         #: Whether the lease is renewed.
         self.kept = False
-        self._since = 0
+        #: The number of the last event that is older than the kernel process.
+        self.since = 0
         self._death: StateChanged | None = None
         self._lost = False
         # A server that gives up on a kernel after five deaths only forgets its manager.
@@ -38,7 +39,7 @@ class HeldKernel:
     @property
     def dead(self) -> bool:
         """Whether the kernel process has ended since the last start."""
-        return self._lost or (self._death is not None and self._death.seq > self._since)
+        return self._lost or (self._death is not None and self._death.seq > self.since)
 
     @property
     def returncode(self) -> int | None:
@@ -60,7 +61,7 @@ class HeldKernel:
     async def start(self, request: StartKernel) -> Settings:
         """See :meth:`KernelHost.start`; returns what the host has made of the settings."""
         started = await self._host.start(self.kernel_id, request)
-        self._since, self._lost = started.seq, False
+        self.since, self._lost = started.seq, False
         return started.settings
 
     def keep(self) -> None:

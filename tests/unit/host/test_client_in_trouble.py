@@ -143,3 +143,40 @@ async def test_a_fork_that_ends_before_it_is_known_whose_it_is(tmp_path: Path, m
     assert made.error == "the fork ended as soon as it had started"
     assert len(host.closed) == 1
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - a coroutine is not to use Path for this
+
+
+async def test_a_start_overtakes_the_question_what_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is of a time at which nothing ran yet."""
+    host = Host()
+    client = client_of(host)
+    held = await client.open(REQUEST)
+
+    async def kernels() -> list[Any]:
+        await held.start(StartKernel())
+        return []
+
+    monkeypatch.setattr(host, "kernels", kernels)
+    await client._background().run(client._look_again())
+    assert not held.dead
+    await held.close()
+
+
+async def test_what_is_cancelled_before_it_opens_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a kernel of that id, which is somebody else's."""
+    host = Host()
+    client = client_of(host)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr(client, "_follow", never)
+        opening = asyncio.ensure_future(client.open(REQUEST))
+        await asyncio.sleep(0.05)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    held = await client.open(REQUEST)
+    await held.start(StartKernel())
+    assert host.closed == []
+    await held.close()
