@@ -17,17 +17,17 @@ import psutil
 import pytest
 from hypothesis import settings
 
-# A busy machine is no finding. `--hypothesis-profile=thorough` looks longer.
+# A slow example on a busy machine is no failure. `--hypothesis-profile=thorough` tries more examples.
 settings.register_profile("steady", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=3000)
 settings.load_profile("steady")
 
-# A run in the background is started with SIGINT ignored, and so would be all that it starts.
+# A shell starts a background run with SIGINT ignored, and all its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Ending takes as long as it takes; only what never ends is a leak.
+#: Ending may take a while; only what never ends is a leak.
 DEADLINE_S = 20.0
-#: One engine and what it needs stays for the whole process, by design; so do libraries' own helpers.
+#: One engine and its threads stay for the whole process, by design; so do helper threads of libraries.
 KEPT_DESCRIPTORS = 8
 KEPT_THREADS = (
     "fc-kernel-engine",
@@ -86,8 +86,8 @@ def what_stays_is_there(short_private_runtime_dir: Path) -> None:
     HostClient._background()
 
 
-class Belongings:
-    """What this process has now."""
+class ProcessResources:
+    """The processes, descriptors, threads, sockets and directories that this process has now."""
 
     def __init__(self, runtime_dir: Path) -> None:
         children = psutil.Process().children(recursive=True) if _has_children() else []
@@ -99,7 +99,7 @@ class Belongings:
         }
         self.directories = {path.name for path in runtime_dir.iterdir()}
 
-    def more_than(self, before: Belongings) -> dict[str, set[object]]:
+    def more_than(self, before: ProcessResources) -> dict[str, set[object]]:
         more: dict[str, set[Any]] = {
             "processes": self.processes - before.processes,
             "threads": self.threads - before.threads,
@@ -109,7 +109,7 @@ class Belongings:
 
 
 def _has_children() -> bool:
-    """Asked first, because looking at all processes of the machine takes longer than most tests."""
+    """A quick first check, because looking at all processes of the machine takes longer than most tests."""
     for thread in Path("/proc/self/task").iterdir():
         try:
             if (thread / "children").read_bytes():
@@ -129,7 +129,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def open_descriptors() -> list[str]:
-    """What this process has open."""
+    """The open descriptors of this process."""
     names = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -142,13 +142,13 @@ def open_descriptors() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(short_private_runtime_dir: Path) -> Iterator[None]:
     """Fails a test that leaves something; module-wide kernels were there before and after."""
-    before = Belongings(short_private_runtime_dir)
+    before = ProcessResources(short_private_runtime_dir)
     descriptors = len(open_descriptors())
     yield
     # The young objects are this test's; looking at all of them would take longer than most tests.
     gc.collect(1)
     end = time.monotonic() + DEADLINE_S
-    while left := _left(Belongings(short_private_runtime_dir).more_than(before), descriptors):
+    while left := _left(ProcessResources(short_private_runtime_dir).more_than(before), descriptors):
         if time.monotonic() > end:
             pytest.fail(f"left behind: {left}")
         gc.collect()
@@ -156,14 +156,14 @@ def nothing_is_left(short_private_runtime_dir: Path) -> Iterator[None]:
 
 
 def _left(more: dict[str, set[object]], descriptors: int) -> dict[str, object]:
-    """What there is too much of; connections may still be closing."""
+    """What was left behind; connections may still be closing."""
     now = open_descriptors()
     return {**more, **({"descriptors": now} if len(now) > descriptors + KEPT_DESCRIPTORS else {})}
 
 
 @pytest.fixture(autouse=True)
 def no_task_is_left() -> Iterator[None]:
-    """The engine's loop is idle after a test, but for module-wide kernels."""
+    """The engine's loop is idle after a test, except for module-wide kernels."""
     from fc_kernel.host.engine import Engine
 
     yield
@@ -182,6 +182,6 @@ def no_task_is_left() -> Iterator[None]:
 
         end = time.monotonic() + DEADLINE_S
         while left := [name for name in engine.run_blocking(tasks()) if name not in ("linger", "fail-pending")]:
-            # What a cell asked for ends a little after the cell.
+            # The task of a cell's request ends a little after the cell.
             assert time.monotonic() < end, left
             time.sleep(0.05)

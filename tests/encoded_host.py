@@ -1,6 +1,6 @@
-"""A host behind a wall: every argument, answer, error and event becomes bytes and is made anew from them.
+"""A host to which only bytes get through: every argument, answer, error and event is encoded and decoded again.
 
-What gets through could as well be in another process. Byte streams are passed beside, as a connection of their own would be.
+So the host could as well be in another process. Byte streams are passed on directly, as separate connections would be.
 """
 
 from __future__ import annotations

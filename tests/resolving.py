@@ -1,4 +1,4 @@
-"""A start's settings from all sources at once: what a client gathers, and what its host makes of that."""
+"""The settings of a start from all sources: what a client gathers, resolved as its host does it."""
 
 from __future__ import annotations
 

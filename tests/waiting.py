@@ -1,4 +1,4 @@
-"""Waiting for what nothing announces; the deadline is generous, and no promise."""
+"""Waiting for conditions that nothing announces; the deadline is generous, and no promise."""
 
 from __future__ import annotations
 

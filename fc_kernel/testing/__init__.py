@@ -1,6 +1,6 @@
 """For tests, ours and other projects': a monitor without virtualisation, and the suite that every monitor passes.
 
-A guest under test gets this file too, so what it exports is imported only when it is asked for.
+A guest under test gets this file too, so its exports are imported only when they are used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["FakeVmm", "check_vmm"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for (PEP 562)."""
+    """Import an export when it is first used (PEP 562)."""
     if name == "FakeVmm":
         from .fake_vmm import FakeVmm
 

@@ -38,7 +38,7 @@ from . import guest_services
 from .scripted_guest.faults import Faults
 from .scripted_guest.remote import Remote
 
-#: The guest's processes write what files they like; a limit has to be given, so it is a high one (1 TiB).
+#: A limit on files must be given; the guest's processes may write any files, so it is high (1 TiB).
 MAX_FILE_BYTES = 1 << 40
 LOOK_EVERY_S = 0.005
 STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -46,7 +46,7 @@ MAIN = Path(real_guest.__file__).parent / "main.py"
 GUESTS = ("agent", "scripted")
 #: What a guest may serve instead of its agent.
 SERVICES = {"conformance": guest_services.SERVICE}
-#: Which guest, and the faults of a scripted one (:mod:`.scripted_guest.faults`), where the caller says nothing.
+#: Environment variables: which guest, and its faults (:mod:`.scripted_guest.faults`), where the caller does not say.
 GUEST_VARIABLE, FAULTS_VARIABLE = "FC_KERNEL_FAKE_GUEST", "FC_KERNEL_FAKE_FAULTS"
 #: The memory of a machine whose spec does not say how much it has.
 DEFAULT_MEM_MIB = 64
@@ -68,10 +68,10 @@ KEEPS_CONNECTIONS = frozenset({Capability.PAUSE_KEEPS_CONNECTIONS, Capability.SN
 
 
 class FakeVmm(ProcessVmm):
-    """No VM at all; ``service`` runs something else than the agent on the agent's transport.
+    """No VM at all; ``service`` runs instead of the agent on the agent's transport.
 
-    ``guest`` is ``agent`` or ``scripted``, ``faults`` what goes wrong with a scripted one; the environment says what is not
-    given.
+    ``guest`` is ``agent`` or ``scripted``; ``faults`` are those of a scripted guest. What is not given comes from the
+    environment.
     """
 
     name: ClassVar[str] = "fake"
@@ -219,7 +219,7 @@ class FakeVmm(ProcessVmm):
         try:
             await process.guard(do, asyncio.ensure_future(remote.ask(do, **params)))
         except OutcomeUnknown:
-            # It closes its end when it ends, and not before.
+            # The process closes its end only when it ends.
             ended = await process.wait()
             raise MonitorExited(f"{do}: {ended}", returncode=ended.returncode) from None
 
@@ -294,7 +294,7 @@ class FakeVmm(ProcessVmm):
         self._state = VmmState.PAUSED
 
     async def resume(self) -> None:
-        """Let all of them go on."""
+        """Let the guest and all that it started run again."""
         self._only_in(VmmState.PAUSED, "resume")
         await finish(self._resume())
 
@@ -343,7 +343,7 @@ class FakeVmm(ProcessVmm):
         if not self._scripted:
             with contextlib.suppress(psutil.NoSuchProcess):
                 children = psutil.Process(process.pid).children(recursive=True)
-        # The agent first: it would tell of its kernel's death.
+        # The agent first: it would report its kernel's death.
         process.send_signal(signum)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):

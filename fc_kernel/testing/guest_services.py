@@ -1,4 +1,4 @@
-"""What a guest serves when a monitor is tested: one small service for each promise about devices and streams.
+"""The services of a guest under which a monitor is tested: one small service for each promise about devices and streams.
 
 The bare-metal guest of ``tests/guests/`` serves the same ports in C. Python 3.9, standard library.
 """
@@ -46,7 +46,7 @@ NUMBER = struct.Struct("<Q")
 COUNTERS = struct.Struct("<QQQ")
 ENTROPY_BYTES = 32
 
-#: How often the counter grows. Often enough for a test to see it soon, seldom enough for an emulated guest.
+#: How often the counter grows: often enough for a test to see it soon, seldom enough for an emulated guest.
 TICK_S = 0.005
 BUFFER_BYTES = 64 << 10
 #: Numbers made at a time by the flood and the farewell.

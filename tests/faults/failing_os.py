@@ -13,17 +13,17 @@ from fc_kernel.memory import digest, pages
 from fc_kernel.snapshots import archive, disk, draft, export, layering, root, store
 
 MODULES: list[ModuleType] = [archive, digest, disk, draft, export, layering, root, store, pages]
-#: What changes something on the disk.
+#: The functions that change something on the disk,
 CHANGES = frozenset(
     {"open", "write", "pwrite", "fsync", "link", "rename", "unlink", "mkdir", "fchmod", "ftruncate", "utime"}
     | {"copy_file_range", "rmdir"}
 )
-#: ... and what needs room there.
+#: and those that need room there.
 NEEDS_ROOM = frozenset({"write", "pwrite", "fsync", "link", "mkdir", "ftruncate", "copy_file_range"})
 
 
 class FailingOs:
-    """``os`` in which the call number ``at`` does ``fault`` first; with ``lasting`` so does every later one of its kind."""
+    """``os`` whose call number ``at`` first runs ``fault``; with ``lasting`` every later call of its kind does, too."""
 
     def __init__(
         self, at: int, fault: Callable[[str], object], *, calls: frozenset[str] = CHANGES, lasting: bool = False
@@ -49,7 +49,7 @@ class FailingOs:
 
 
 def install(patch: pytest.MonkeyPatch, failing: FailingOs) -> None:
-    """Put it in the place of the store's ``os``."""
+    """Put it in place of the store's ``os``."""
     for module in MODULES:
         if hasattr(module, "os"):
             patch.setattr(module, "os", failing)

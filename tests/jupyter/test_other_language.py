@@ -19,7 +19,7 @@ from fc_kernel.errors import StateError
 from fc_kernel.host.engine import Engine
 from fc_kernel.sessions.session import KernelSession
 
-from ..conftest import Belongings
+from ..conftest import ProcessResources
 from ..unit.calling import call
 from ..waiting import eventually
 from .conftest import DEADLINE_S, Run
@@ -37,7 +37,7 @@ def nothing_is_left() -> None:
 @pytest.fixture(scope="module")
 def monitor(tmp_path_factory: pytest.TempPathFactory, short_private_runtime_dir: Path) -> Iterator[str]:
     """With kernelspecs and stores of its own, but for the images'."""
-    before = Belongings(short_private_runtime_dir)
+    before = ProcessResources(short_private_runtime_dir)
     prefix = tmp_path_factory.mktemp("r")
     (prefix / "images").symlink_to(data_dir() / "images")
     with pytest.MonkeyPatch.context() as patch:
@@ -48,7 +48,7 @@ def monitor(tmp_path_factory: pytest.TempPathFactory, short_private_runtime_dir:
         words = ["install", "--prefix", str(prefix), "--name", "r", "--image", "r", "--language", "R", "--argv", ARGV]
         assert call(*words).status == 0
         yield "qemu"
-    eventually(lambda: not Belongings(short_private_runtime_dir).more_than(before), "all VMs have ended")
+    eventually(lambda: not ProcessResources(short_private_runtime_dir).more_than(before), "all VMs have ended")
 
 
 @pytest.fixture(scope="module")

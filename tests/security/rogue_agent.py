@@ -1,7 +1,7 @@
 """A hostile guest: takes the agent's place behind the fake monitor's socket, and behaves as its first argument says.
 
-Run as the agent is: ``rogue_agent.py BEHAVIOUR --transport hybrid --uds PATH ...``. What it may say to get further is valid, so
-that each behaviour reaches the code that it is meant for.
+Run as the agent is: ``rogue_agent.py BEHAVIOUR --transport hybrid --uds PATH ...``. All else that it says is valid, so that
+each behaviour reaches the code that it is meant for.
 """
 
 from __future__ import annotations

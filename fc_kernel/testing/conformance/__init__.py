@@ -1,7 +1,7 @@
 """The suite that every monitor's driver passes; other projects may run it on theirs.
 
-A driver is tested with a guest that serves :mod:`fc_kernel.testing.guest_services`. What is checked follows from the
-driver's capabilities: what it says it can do works as promised, and what it cannot is refused before anything is started.
+A driver is tested with a guest that serves :mod:`fc_kernel.testing.guest_services`. The driver's
+capabilities decide what is checked: what it can do works as promised, and what it cannot do is refused before any start.
 
     report = await check_vmm(lambda plan: MyVmm(plan), VmSpec(kernel=..., vcpu_count=1, mem_size_mib=256, boot_args="..."))
     print(len(report.passed), report.not_promised, report.not_possible)

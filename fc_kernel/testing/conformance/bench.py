@@ -1,4 +1,4 @@
-"""Makes VMs under test, and checks that nothing of them is left."""
+"""Makes the VMs under test, and checks that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .guest import BOOT_DEADLINE_S, DEADLINE_S, Counters, Guest, within
 
 MakeVmm = Callable[[BootPlan], Vmm]
 
-#: Of the read-only drive, whose content is random.
+#: The size of the read-only drive, whose content is random.
 SMALL_DRIVE_BYTES = 64 << 10
-#: The writable drive is larger than the guest's memory by this much: no limit on the memory may be one on drives.
+#: How much larger than the guest's memory the writable drive is: a limit on memory must not limit drives.
 LARGER_BYTES = 64 << 20
-#: A spec without a size of its own is of a guest that needs no more.
+#: The memory for a spec that does not say its size.
 DEFAULT_MEM_MIB = 512
 
 
@@ -47,7 +47,7 @@ class Bench:
         self._stack = AsyncExitStack()
         self._shared: tuple[Guest, AsyncExitStack] | None = None
         self._snapshot: SnapshotFiles | None = None
-        #: What machine a snapshot is of, by its vmstate.
+        #: The spec of the machine that a snapshot is of, by its vmstate.
         self._saved: dict[Path, VmSpec] = {}
         self._copies = 0
         self.capabilities: frozenset[Capability] = frozenset()
@@ -85,21 +85,21 @@ class Bench:
         )
 
     def new_drive(self, name: str) -> Path:
-        """A file for a drive of one check's own; a file that is written has one VM."""
+        """A file for one check's own drive; only one VM may write to a file."""
         path = self.directory / f"own-{name}"
         path.write_bytes(bytes(SMALL_DRIVE_BYTES))
         return path
 
     @property
     def first_drive(self) -> int:
-        """The number of the first of :attr:`drives` in the guest."""
+        """The guest's number of the first of :attr:`drives`."""
         return 0 if self.spec.rootfs is None else 1
 
     @asynccontextmanager
     async def vmm(self, *, start_timeout_s: float | None = None, **changes: Any) -> AsyncIterator[Vmm]:
-        """A VM that was not started, with a run directory of its own; ``changes`` are fields of its spec.
+        """A VM that is not started yet, with its own run directory; ``changes`` are fields of its spec.
 
-        When the block ends the VM is closed, and nothing of it may be left.
+        When the block ends the VM is closed, and must have left nothing behind.
         """
         run_dir = RunDir.create(runtime_dir(), new_vm_id())
         try:
@@ -119,7 +119,7 @@ class Bench:
 
     @asynccontextmanager
     async def guest(self, **changes: Any) -> AsyncIterator[Guest]:
-        """A VM of its own whose guest serves."""
+        """The serving guest of a new VM."""
         async with self.vmm(**changes) as vmm:
             await vmm.start()
             guest = Guest(vmm)
@@ -151,7 +151,7 @@ class Bench:
         return self._snapshot
 
     async def save(self, guest: Guest, files: SnapshotFiles, *, kind: Literal["full", "diff"] = "full") -> Counters:
-        """Pause, snapshot, resume, written; returns what the guest had counted shortly before."""
+        """Pause, take a snapshot, resume, and wait until it is written; returns the guest's counters shortly before."""
         before = await guest.counters()
         await guest.vmm.pause()
         await guest.vmm.snapshot(SnapshotCreate(files=files, kind=kind))
@@ -162,14 +162,14 @@ class Bench:
         return before
 
     def knows(self, vmm: Vmm, files: SnapshotFiles) -> None:
-        """Remember to which VM's machine ``files`` belong."""
+        """Remember that ``files`` are a snapshot of this VM's machine."""
         self._saved[files.vmstate] = vmm.plan.spec
 
     @asynccontextmanager
     async def loading(self, files: SnapshotFiles) -> AsyncIterator[Vmm]:
-        """As :meth:`vmm`, for a load: its spec is that of the machine which was saved.
+        """As :meth:`vmm`, for a load: its spec is that of the saved machine.
 
-        A drive that is written has one VM, so each gets a file of its own.
+        Only one VM may write to a drive, so each VM gets a file of its own.
         """
         spec = self._saved.get(files.vmstate, self.spec)
         drives = []
@@ -186,7 +186,7 @@ class Bench:
 
     @asynccontextmanager
     async def loaded(self, files: SnapshotFiles, **load: Any) -> AsyncIterator[Guest]:
-        """A guest from a snapshot, serving unless ``resume=False``."""
+        """A guest loaded from a snapshot; it serves unless ``resume=False``."""
         async with self.loading(files) as vmm:
             await vmm.load(SnapshotLoad(files=files, **load))
             guest = Guest(vmm)
@@ -195,7 +195,7 @@ class Bench:
             yield guest
 
     def new_files(self, name: str) -> SnapshotFiles:
-        """Names of files for a snapshot."""
+        """The names of a new snapshot's files."""
         return SnapshotFiles(vmstate=self.directory / f"{name}.vmstate", mem=self.directory / f"{name}.mem")
 
 

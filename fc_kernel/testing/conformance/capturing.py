@@ -1,4 +1,4 @@
-"""Checks of what happens around a snapshot: traffic, the files that are still being written, and monitors that die."""
+"""Checks of what happens around a snapshot: traffic, files that are still being written, and monitors that die."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .expecting import expect
 from .guest import Connection, within
 from .snapshots import continues_from, is_refused
 
-#: Much more than any buffer on the way holds, so that something is on its way whenever the guest is paused.
+#: Much more than all buffers hold, so that data is in flight whenever the guest is paused.
 VOLUME_BYTES = 3 << 20
 NUMBERS = 64 << 10
 #: When a monitor is killed, in seconds after the beginning.
@@ -25,7 +25,7 @@ KILL_AFTER_S = (0.0, 0.001, 0.005, 0.02, 0.05)
 async def files_are_whole_when_written(bench: Bench) -> None:
     """The VM runs while its snapshot is still being written; when written() has returned the snapshot can be loaded.
 
-    Until then another snapshot is a StateError, if it is not simply made.
+    Until then another snapshot either works or is a StateError.
     """
     async with bench.guest() as guest:
         await within(guest.vmm.written(), "written() without a snapshot")
@@ -49,7 +49,7 @@ async def files_are_whole_when_written(bench: Bench) -> None:
 
 @check(Capability.SNAPSHOT)
 async def closed_vm_leaves_whole_files_or_none(bench: Bench) -> None:
-    """A VM that is closed while its snapshot is being written leaves the whole of it, or nothing."""
+    """A VM that is closed while its snapshot is being written leaves the whole snapshot, or nothing."""
     files = bench.new_files("closed")
     async with bench.guest() as guest:
         await guest.vmm.pause()
@@ -112,7 +112,7 @@ def _flipped(data: bytes, at: int) -> bytes:
 
 @check(Capability.SNAPSHOT)
 async def monitor_killed_during_a_snapshot_leaves_no_file(bench: Bench) -> None:
-    """A monitor that dies in the middle is one error, and no half snapshot is left."""
+    """A monitor that dies during a snapshot is one error, and no half snapshot is left."""
     good = await bench.snapshot_of_shared()
     for number, delay_s in enumerate(KILL_AFTER_S):
         files = bench.new_files(f"killed-{number}")

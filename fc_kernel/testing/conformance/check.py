@@ -1,4 +1,4 @@
-"""What a check is."""
+"""The checks of the suite, and how one is registered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .bench import Bench
 
 @dataclass(frozen=True)
 class Check:
-    """One promise: checked where the driver has all of ``needs`` and none of ``lacks``."""
+    """One promise. It is checked where the driver has all capabilities in ``needs`` and none in ``lacks``."""
 
     name: str
     promise: str
@@ -20,7 +20,7 @@ class Check:
     lacks: frozenset[Capability]
 
     def inapplicable(self, capabilities: frozenset[Capability]) -> str:
-        """Why it is not checked for a driver with these capabilities; empty if it is."""
+        """Why the check does not apply to a driver with these capabilities; empty if it does."""
         if missing := self.needs - capabilities:
             return "not promised: " + ", ".join(sorted(each.value for each in missing))
         if present := self.lacks & capabilities:

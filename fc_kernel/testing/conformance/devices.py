@@ -15,9 +15,9 @@ from .check import check
 from .expecting import expect, refused
 
 SECTOR = services.SECTOR_BYTES
-#: A cid that no default is.
+#: A cid that is no driver's default.
 OTHER_CID = 4242
-#: Limits that let a check pass in no time; that they limit is the monitor's own matter.
+#: Limits so high that a check takes no longer; whether the monitor enforces limits is not checked.
 GENEROUS = RateLimiter(
     bandwidth=TokenBucket(size=1 << 30, one_time_burst=1 << 20, refill_time_ms=1000),
     ops=TokenBucket(size=1_000_000, refill_time_ms=1000),

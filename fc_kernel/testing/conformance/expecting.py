@@ -1,4 +1,4 @@
-"""What a check expects of a driver, and how it says that the driver did otherwise."""
+"""How a check says what it expects of a driver, and the errors if the driver does otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ConformanceError(AssertionError):
 
 
 class NotPossibleHere(Exception):
-    """A check needs something of the host that is not there; the message says what."""
+    """A check needs something that this host lacks; the message says what."""
 
 
 def expect(true: object, what: str) -> None:

@@ -17,17 +17,17 @@ from .expecting import ConformanceError, expect
 
 T = TypeVar("T")
 
-#: Nothing that is promised takes this long, even in an emulated guest on a busy host; what has not come by then never will.
+#: Nothing promised takes this long, even in an emulated guest on a busy host.
 DEADLINE_S = 60.0
 #: How long a guest may take to boot, at most.
 BOOT_DEADLINE_S = 240.0
-#: How long one try to connect may take; before its driver is up a guest answers nothing at all.
+#: How long one try to connect may take; until its driver is up a guest does not answer at all.
 TRY_S = 2.0
 RETRY_S = 0.02
 
 
 async def within(awaitable: Awaitable[T], what: str, deadline_s: float = DEADLINE_S) -> T:
-    """Await, and say what did not come when the deadline has passed."""
+    """Await; after the deadline raise :class:`ConformanceError` with ``what``."""
     try:
         async with asyncio.timeout(deadline_s):
             return await awaitable
@@ -78,26 +78,26 @@ class Connection:
         )
 
     async def send(self, data: bytes) -> None:
-        """Send; returns when no more than a buffer's content waits."""
+        """Send; returns when all but one buffer's content is sent."""
         self.writer.write(data)
         await within(self.writer.drain(), f"the guest takes {len(data)} bytes")
 
     async def receive(self, count: int) -> bytes:
-        """Exactly ``count`` bytes."""
+        """Receive exactly ``count`` bytes."""
         try:
             return await within(self.reader.readexactly(count), f"{count} bytes of the guest")
         except asyncio.IncompleteReadError as error:
             raise ConformanceError(f"the connection ended after {len(error.partial)} of {count} bytes") from None
 
     async def echo(self, data: bytes) -> None:
-        """Send to the echo service and receive the same; both at a time, so that neither side waits for the other."""
+        """Send to the echo service and receive the same, both at once, so that neither side waits for the other."""
         _, back = await asyncio.gather(self.send(data), self.receive(len(data)))
         if back != data:
             first = next(at for at, (sent, got) in enumerate(zip(data, back, strict=True)) if sent != got)
             raise ConformanceError(f"the echo of {len(data)} bytes differs from byte {first} on")
 
     async def numbers(self, first: int, count: int) -> None:
-        """Receive so many u64 numbers in their order."""
+        """Receive ``count`` u64 numbers, in order from ``first``."""
         data = await self.receive(8 * count)
         if data != struct.pack(f"<{count}Q", *range(first, first + count)):
             raise ConformanceError(f"the numbers from {first} on came damaged or in another order")
@@ -108,7 +108,7 @@ class Connection:
         return Counters(*services.COUNTERS.unpack(await self.receive(services.COUNTERS.size)))
 
     async def ended(self) -> None:
-        """Wait for the end, after which no byte may have come."""
+        """Wait for the end of the connection; no more bytes may come."""
         rest = await within(self.reader.read(), "the end of the connection")
         expect(not rest, f"{len(rest)} bytes came before the connection's end")
 
@@ -122,7 +122,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     try:
         await writer.wait_closed()
     except ConnectionError:
-        # Closing with unread bytes is a reset; that is what was wanted.
+        # Closing with unread bytes is a reset, which is intended.
         return
 
 
@@ -134,7 +134,7 @@ class Guest:
 
     @asynccontextmanager
     async def connect(self, port: int) -> AsyncIterator[Connection]:
-        """One connection, closed at the end."""
+        """One connection, for the block."""
         connection = await self.open(port)
         try:
             yield connection
@@ -146,7 +146,7 @@ class Guest:
         return await within(Connection.open(self.vmm, port), f"an answer on port {port}")
 
     async def until_up(self, deadline_s: float = BOOT_DEADLINE_S) -> None:
-        """Wait for a guest that boots to serve."""
+        """Wait until a booting guest serves."""
 
         async def serves() -> None:
             while True:
@@ -173,17 +173,17 @@ class Guest:
             await asyncio.gather(serving, exited, return_exceptions=True)
 
     async def echoes(self, data: bytes = b"are you there?") -> None:
-        """One new connection, one echo."""
+        """Check one echo on a new connection."""
         async with self.connect(services.ECHO_PORT) as connection:
             await connection.echo(data)
 
     async def counters(self) -> Counters:
-        """What it has counted."""
+        """What the guest has counted."""
         async with self.connect(services.COUNTER_PORT) as connection:
             return await connection.counters()
 
     async def sink(self, data: bytes) -> None:
-        """Let it swallow bytes, and wait until it has."""
+        """Send bytes to the sink, and wait until it has counted them."""
         before = (await self.counters()).sunk_bytes
         async with self.connect(services.SINK_PORT) as connection:
             await connection.send(data)

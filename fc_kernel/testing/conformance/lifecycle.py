@@ -1,4 +1,4 @@
-"""Checks of a VM's life, from the host's side alone: no guest has to boot for them."""
+"""Checks of a VM's life cycle, from the host's side only: no guest has to boot for them."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ async def monitor_has_a_session_of_its_own(bench: Bench) -> None:
 
 @check()
 async def cancelled_start_leaves_nothing(bench: Bench) -> None:
-    """A start that is cancelled, at whichever moment, leaves no process and no socket that answers."""
+    """A start that is cancelled at any moment leaves no process and no socket that answers."""
     for delay_s in CANCEL_AFTER_S:
         async with bench.vmm() as vmm:
             starting = asyncio.ensure_future(vmm.start())
@@ -212,7 +212,7 @@ async def start_has_a_deadline(bench: Bench) -> None:
 
 @check(Capability.DRIVES)
 async def failed_start_says_why(bench: Bench) -> None:
-    """A start that the monitor refuses is one LaunchError with the monitor's words, and nothing is left."""
+    """A start that the monitor refuses is one LaunchError with the monitor's message, and nothing is left."""
     missing = bench.directory / "no-such-drive"
     drive = DriveSpec(drive_id="missing", path_on_host=missing, is_read_only=True)
     async with bench.vmm(extra_drives=(drive,)) as vmm:
@@ -229,7 +229,7 @@ async def failed_start_says_why(bench: Bench) -> None:
 
 @check()
 async def two_vms_side_by_side(bench: Bench) -> None:
-    """Two VMs of one driver run at a time and end apart from each other."""
+    """Two VMs of one driver run at the same time and end independently."""
     async with bench.vmm() as one, bench.vmm() as other:
         await asyncio.gather(one.start(), other.start())
         expect(one.pid != other.pid, "both have one process")

@@ -14,15 +14,15 @@ from .expecting import expect, refused
 from .guest import Counters, Guest
 from .snapshots import SUNK_BYTES, continues_from, is_refused
 
-#: As many diffs, one on the other; and those of them that are loaded.
+#: The length of a chain of diffs; and after how many of them one is loaded.
 CHAIN, LOADED = 25, (1, 12, 25)
-#: An idle guest's clock and stacks, its agent's buffers and a little more.
+#: Enough for an idle guest's clock and stacks, its agent's buffers and a little more.
 SMALL_DIFF_BYTES = 16 << 20
 GENERATIONS = 4
 
 
 class _Chain:
-    """A base and the diffs over it, as page files where the driver takes layers and merged into one file where not."""
+    """A base and the diffs over it: as page files where the driver takes layers, else merged into one file."""
 
     def __init__(self, bench: Bench, base: SnapshotFiles) -> None:
         self._bench = bench
@@ -45,7 +45,7 @@ class _Chain:
 
 @check(Capability.SNAPSHOT, Capability.DIFF_SNAPSHOT)
 async def chain_of_diffs_is_loaded_anywhere(bench: Bench) -> None:
-    """Diffs are laid one over the other, many deep: each is the guest at its time."""
+    """Many diffs are laid over each other; after each the guest is as it was at that time."""
     async with bench.guest() as source:
         base = bench.new_files("chain-base")
         await bench.save(source, base)

@@ -1,4 +1,4 @@
-"""Checks of network interfaces, on TAP devices that are made for them; needs the right to make some."""
+"""Checks of network interfaces, on TAP devices; needs the right to make some."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def missing_tap_is_refused(bench: Bench) -> None:
 async def network_is_overridden_at_a_load(bench: Bench) -> None:
     """network_overrides puts a loaded VM on another TAP device, while the source keeps its own.
 
-    Without it, or for an interface that the snapshot has not, the load is one LaunchError.
+    Without it, or for an interface that the snapshot lacks, the load is one LaunchError.
     """
     with ExitStack() as stack:
         first, second = _taps(stack, 2)

@@ -21,7 +21,7 @@ GROWTH, WATCH_S = 50, 0.4
 PAUSED_TIMES, COUNTED_TIMES = 6, 3
 #: When a pause is cancelled, in seconds after its beginning; where nothing has begun, nothing has changed.
 CANCEL_AFTER_S = (0.0, 0.0003, 0.001, 0.003, 0.01)
-#: A paused guest answers nobody, however long one waits; this is long enough for any that does.
+#: A paused guest never answers; a running one would answer within this time.
 SILENCE_S = 0.3
 
 
@@ -45,7 +45,7 @@ async def pause_has_its_states(bench: Bench) -> None:
 
 @check(Capability.PAUSE)
 async def paused_vm_can_be_ended(bench: Bench) -> None:
-    """A paused VM is killed and closed as a running one is."""
+    """A paused VM can be killed and closed like a running one."""
     async with bench.vmm() as vmm:
         await vmm.start()
         await vmm.pause()
@@ -63,7 +63,7 @@ async def _grown(guest: Guest, since: int) -> int:
 
 @check(Capability.PAUSE)
 async def guest_stands_still_while_paused(bench: Bench) -> None:
-    """The guest counts while it runs and does not while it is paused."""
+    """The guest counts while it runs, and not while it is paused."""
     guest = await bench.shared_guest()
     start = (await guest.counters()).counter
     began = time.monotonic()
@@ -114,7 +114,7 @@ async def connections_outlive_a_pause(bench: Bench) -> None:
 
 @check(Capability.PAUSE, lacks=(Capability.PAUSE_KEEPS_CONNECTIONS,))
 async def connections_end_at_a_pause(bench: Bench) -> None:
-    """Where connections do not outlive a pause they end: nobody waits for ever on one that is dead."""
+    """Where connections do not outlive a pause they end, so that nobody waits for ever on a dead one."""
     guest = await bench.shared_guest()
     async with guest.connect(services.ECHO_PORT) as connection:
         await connection.echo(b"before the pause")
@@ -127,7 +127,7 @@ async def connections_end_at_a_pause(bench: Bench) -> None:
 
 @check(Capability.PAUSE)
 async def cancelled_change_leaves_a_true_state(bench: Bench) -> None:
-    """A pause or resume that is cancelled was made or not, and the state says which: the VM can be used either way."""
+    """A cancelled pause or resume has taken effect or not, and the state says which; the VM can be used either way."""
     guest = await bench.shared_guest()
     vmm = guest.vmm
     for delay_s in CANCEL_AFTER_S:

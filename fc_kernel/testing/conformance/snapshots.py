@@ -1,4 +1,4 @@
-"""Checks of snapshots: writing, loading, forking, and that a bad one harms nobody."""
+"""Checks of snapshots: writing, loading, forking, and that a bad snapshot does no harm."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .check import check
 from .expecting import expect, refused
 from .guest import Counters, Guest, within
 
-#: Swallowed before a snapshot, so that a guest that was loaded from it can be told from one that was booted.
+#: Sent to the sink before a snapshot, so that a loaded guest can be told from a booted one.
 SUNK_BYTES = 12_345
 
 
 def continues_from(now: Counters, before: Counters, what: str) -> None:
-    """The guest is the one that was saved, at that time or a little later."""
+    """Expect that a guest continues from the saved one: its counters are the same or a little higher."""
     expect(now.sunk_bytes == before.sunk_bytes, f"{what} had swallowed {now.sunk_bytes} bytes, not {before.sunk_bytes}")
     expect(now.counter >= before.counter, f"{what} counts {now.counter}; before the snapshot it was {before.counter}")
 
@@ -46,7 +46,7 @@ async def full_snapshot_is_loaded_where_it_was(bench: Bench) -> None:
 
 @check(Capability.SNAPSHOT)
 async def snapshot_is_forked(bench: Bench) -> None:
-    """Two VMs loaded from one snapshot run side by side, apart from each other, and leave its files as they are."""
+    """Two VMs loaded from one snapshot run side by side, independently, and do not change its files."""
     files = await bench.snapshot_of_shared()
     content = files.vmstate.read_bytes(), _sample(files.mem)
     async with bench.loaded(files) as one, bench.loaded(files) as other:
@@ -62,7 +62,7 @@ async def snapshot_is_forked(bench: Bench) -> None:
 
 
 def _sample(path: Path) -> list[bytes]:
-    """Some pages from all over a file."""
+    """A few pages from all parts of a file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         pages = []
@@ -86,7 +86,7 @@ async def diff_snapshot_completes_its_base(bench: Bench) -> None:
 
 
 def _completed(bench: Bench, base: SnapshotFiles, diff: SnapshotFiles) -> SnapshotFiles:
-    """The later state, with the diff laid over a copy of its base."""
+    """The later state: the diff laid over a copy of its base."""
     whole = SnapshotFiles(vmstate=diff.vmstate, mem=bench.directory / f"{diff.mem.name}.whole")
     shutil.copyfile(base.mem, whole.mem)
     with whole.mem.open("r+b") as target:
@@ -98,7 +98,7 @@ def _completed(bench: Bench, base: SnapshotFiles, diff: SnapshotFiles) -> Snapsh
 
 @check(Capability.SNAPSHOT)
 async def loaded_guest_can_be_saved_again(bench: Bench) -> None:
-    """A loaded VM is as good as a booted one: it can be paused, saved and loaded in its turn."""
+    """A loaded VM works like a booted one: it can be paused, saved and loaded in turn."""
     files = await bench.snapshot_of_shared()
     again = bench.new_files("again")
     async with bench.loaded(files) as copy:
@@ -203,7 +203,7 @@ async def failed_snapshot_leaves_the_vm(bench: Bench) -> None:
 
 
 async def is_refused(bench: Bench, files: SnapshotFiles, what: str, **load: Any) -> None:
-    """Loading is one LaunchError, and nothing is left."""
+    """Expect that loading is one LaunchError, and that nothing is left."""
     async with bench.loading(await bench.snapshot_of_shared()) as vmm:
         with refused(LaunchError, f"load() of {what}") as refusal:
             await vmm.load(SnapshotLoad(files=files, **load))

@@ -1,4 +1,4 @@
-"""Checks of the hybrid-vsock socket and of what its connections promise."""
+"""Checks of the hybrid-vsock socket and its connections."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .check import check
 from .expecting import ConformanceError, expect
 from .guest import Connection, Guest, within
 
-#: Many times what fits any buffer on the way.
+#: Many times what all buffers hold.
 VOLUME_BYTES = 4 << 20
 FAREWELL_NUMBERS = 32 << 10
 FLOOD_NUMBERS = 256 << 10
-#: A kernel needs five; a burst of clients must not take the others' place.
+#: A kernel needs five; a burst of clients must not displace others.
 MANY = 32
-#: More than any table of streams holds: what is closed has to be forgotten.
+#: More than a table of streams holds, so that closed streams must be forgotten.
 IN_TURN = 150
 #: No service listens there, and none of the guest agent's either.
 REFUSED_PORTS = (1, 4999, 5999, 0xFFFFFFFF)
@@ -62,7 +62,7 @@ async def megabytes_arrive_intact(bench: Bench) -> None:
 
 @check()
 async def refused_port_closes_without_an_answer(bench: Bench) -> None:
-    """A port on which the guest does not listen: the socket is closed, and not one byte is said."""
+    """On a port where the guest does not listen the socket is closed without an answer."""
     guest = await bench.shared_guest()
     for port in REFUSED_PORTS:
         try:
@@ -76,7 +76,7 @@ async def refused_port_closes_without_an_answer(bench: Bench) -> None:
 
 @check()
 async def nonsense_is_closed(bench: Bench) -> None:
-    """What is no handshake is closed without an answer, and disturbs nobody."""
+    """A connection without a valid handshake is closed without an answer, and disturbs no other."""
     guest = await bench.shared_guest()
     async with guest.connect(services.ECHO_PORT) as undisturbed:
         for line in NO_HANDSHAKES:
@@ -95,7 +95,7 @@ async def nonsense_is_closed(bench: Bench) -> None:
 
 @check()
 async def many_connections_at_once(bench: Bench) -> None:
-    """Many connections are open at a time, and each gets its own bytes."""
+    """Many connections are open at the same time, and each gets its own bytes."""
     guest = await bench.shared_guest()
     connections = await asyncio.gather(*(guest.open(services.ECHO_PORT) for _ in range(MANY)))
     try:
@@ -132,7 +132,7 @@ async def bytes_before_a_close_arrive(bench: Bench) -> None:
 
 @check()
 async def half_closed_connection_ends(bench: Bench) -> None:
-    """A host that ends its side gets an end. (More is not promised: Firecracker takes a half for the whole.)"""
+    """When the host ends its side, the connection ends. (No more is promised: Firecracker closes both sides.)"""
     guest = await bench.shared_guest()
     async with guest.connect(services.ECHO_PORT) as connection:
         await connection.echo(b"before")
@@ -143,7 +143,7 @@ async def half_closed_connection_ends(bench: Bench) -> None:
 
 @check()
 async def flood_arrives_in_order(bench: Bench) -> None:
-    """A guest that sends as fast as it can loses nothing and overtakes nothing."""
+    """What a guest sends as fast as it can arrives complete and in order."""
     guest = await bench.shared_guest()
     async with guest.connect(services.FLOOD_PORT) as flood:
         await flood.send(b"!")
@@ -153,7 +153,7 @@ async def flood_arrives_in_order(bench: Bench) -> None:
 
 @check()
 async def unread_flood_delays_nobody(bench: Bench) -> None:
-    """A stream that nobody reads fills its own buffers; others go on, and it goes on itself when it is read."""
+    """A stream that nobody reads fills only its own buffers; others go on, and it goes on when it is read."""
     guest = await bench.shared_guest()
     async with guest.connect(services.FLOOD_PORT) as flood, guest.connect(services.ECHO_PORT) as other:
         await flood.send(b"!")

@@ -15,7 +15,7 @@ from .guest import BOOT_DEADLINE_S, DEADLINE_S
 
 @dataclass
 class Report:
-    """Names of checks by what became of them; a reason for each that was not made."""
+    """The names of the checks by result, with a reason for each that was not run."""
 
     passed: list[str] = field(default_factory=list)
     not_promised: dict[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ async def check_vmm(
     """Run every check that the driver's capabilities call for.
 
     ``make_vmm(plan)`` makes a VM that is not started. ``spec`` and ``initrd`` are of a guest that serves
-    :mod:`fc_kernel.testing.guest_services`; the checks add drives and interfaces of their own. ``progress`` is told each name.
+    :mod:`fc_kernel.testing.guest_services`; the checks add drives and interfaces. ``progress`` is called with each name.
     Raises an :class:`ExceptionGroup` with one :class:`ConformanceError` for each check that failed; its message begins with
     the check's name.
     """

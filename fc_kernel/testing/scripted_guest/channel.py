@@ -13,12 +13,12 @@ from ...wire.link import Established, Link
 if TYPE_CHECKING:
     from ...guest.interfaces import Stream
 
-#: What the kernel has said and the link does not take yet; a kernel with more than that has to wait.
+#: How many messages wait for the link before the kernel has to wait.
 QUEUED_MESSAGES = 32
 
 
 class Channel:
-    """A handler as the guest's transport wants it; ``received`` gets messages, ``drained`` is told when there is room again."""
+    """A handler for the guest's transport; ``received`` gets messages, ``drained`` is called when there is room again."""
 
     def __init__(self, name: str, received: Callable[[list[bytes]], None], drained: Callable[[], None]) -> None:
         self._link = Link(name, dialer=False)

@@ -1,4 +1,4 @@
-"""A machine's own clocks and randomness, which stand still, are saved and go on as those of a VM do."""
+"""A machine's own clocks and randomness, which stop, are saved and continue like those of a VM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that a test asks for: at which step what goes wrong, and at which of its times.
+"""Faults that a test asks for: what goes wrong, at which step, and on which of its occurrences.
 
 ``step:what[=value][@time]``, several with commas between: ``freeze:die``, ``snapshot:ENOSPC@1``, ``renew:late=0.5``.
 Without a time it is every time.
@@ -40,7 +40,7 @@ class Fault:
 
     @property
     def error(self) -> OSError | None:
-        """The error of the host's files that it is, if it is one."""
+        """The fault as an :class:`OSError` of the host's files, if it is one."""
         if self.what in KINDS:
             return None
         number: int = getattr(errno, self.what)
@@ -51,7 +51,7 @@ class Faults:
     """All faults of one machine, and how often each step was taken."""
 
     def __init__(self, text: str = "") -> None:
-        """Raises :class:`~fc_kernel.errors.SpecError` for what is no fault."""
+        """Parse faults; raises :class:`~fc_kernel.errors.SpecError` for a malformed one."""
         self._faults: list[Fault] = []
         self._taken: dict[str, int] = {}
         self.add(text)
@@ -60,7 +60,7 @@ class Faults:
         return ",".join(map(str, self._faults))
 
     def add(self, text: str) -> None:
-        """More faults, in addition; the times of their steps are counted from now on."""
+        """Add faults; the times of their steps are counted from now on."""
         added = [_fault(word) for word in text.split(",") if word]
         for fault in added:
             self._taken.pop(fault.step, None)

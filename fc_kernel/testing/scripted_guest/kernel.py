@@ -1,4 +1,4 @@
-"""A small Jupyter kernel whose whole state is plain data: it can be frozen at any step, saved, and gone on with elsewhere."""
+"""A small Jupyter kernel whose whole state is plain data: it can be frozen at any step, saved, and continued elsewhere."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from jupyter_client.manager import KernelManager
 
 from fc_kernel.base.paths import data_dir
 
-from ...conftest import Belongings
+from ...conftest import ProcessResources
 from ...waiting import eventually
 from ..snapshot_clients import Caller
 
@@ -25,7 +25,7 @@ def monitor(
     jupyter_path: Path, tmp_path_factory: pytest.TempPathFactory, short_private_runtime_dir: Path
 ) -> Iterator[str]:
     """QEMU; its VMs' snapshots are kept in a store of the module's own, while images and templates are everybody's."""
-    before = Belongings(short_private_runtime_dir)
+    before = ProcessResources(short_private_runtime_dir)
     data = tmp_path_factory.mktemp("data")
     for shared in ("images", "templates"):
         (data_dir() / shared).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def monitor(
         patch.setenv("FC_KERNEL_MEM_SIZE_MIB", "512")
         patch.setenv("JUPYTER_RUNTIME_DIR", str(data / "runtime"))
         yield "qemu"
-    eventually(lambda: not Belongings(short_private_runtime_dir).more_than(before), "all VMs have ended")
+    eventually(lambda: not ProcessResources(short_private_runtime_dir).more_than(before), "all VMs have ended")
 
 
 @pytest.fixture
