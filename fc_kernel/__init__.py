@@ -1,7 +1,7 @@
 """A Jupyter kernel in a microVM of its own.
 
-Importing this package is cheap: the public names are loaded on first use, because a part of the package is also
-shipped into the guest, where every import costs time before the first cell.
+Importing this package is cheap: public names are loaded on first use. A part of the package also runs in the guest, where
+every import delays the first cell.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def __getattr__(name: str) -> object:
 
 
 def _jupyter_labextension_paths() -> list[dict[str, str]]:
-    """Where the built JupyterLab extension is, for ``jupyter-builder develop``."""
+    """The directory of the built JupyterLab extension, for ``jupyter-builder develop``."""
     return [{"src": "labextension", "dest": "fc-kernel"}]
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
-    """What a Jupyter server loads when this package is among its extensions."""
+    """The module that a Jupyter server loads as its extension."""
     return [{"module": "fc_kernel.server"}]

@@ -4,8 +4,8 @@ The tree is ordered by what the caller can do, not by what went wrong inside::
 
     FcKernelError
     ├── SpecError                 a value was refused before anything was started: correct it
-    │   └── LimitError            ... because the administrator's limit is lower
-    ├── ConfigError               the host is not set up: the message says what to run
+    │   └── LimitError            ... because it exceeds the administrator's limit
+    ├── ConfigError               the host lacks something: the message says what to do
     │   ├── ImageError            an image is missing, corrupt or could not be built
     │   │   ├── ImageNotFound
     │   │   ├── ImageCorrupt
@@ -18,22 +18,22 @@ The tree is ordered by what the caller can do, not by what went wrong inside::
     │   ├── AgentUnreachable
     │   ├── KernelStartError
     │   └── NotReseeded           a restored guest refused fresh randomness; it was ended before it ran user code
-    ├── SnapshotError             nothing was changed, and the kernel goes on
+    ├── SnapshotError             nothing was changed, and the kernel continues
     │   ├── SnapshotNotFound
     │   ├── SnapshotExists        the name is taken
-    │   ├── SnapshotCorrupt       a file of it is not what its manifest records
-    │   ├── SnapshotIncompatible  it cannot be loaded on this host; names the field that differs
-    │   ├── SnapshotInUse         a running VM has it
-    │   └── QuotaExceeded         the store's limits, or the disk, have no room for another
+    │   ├── SnapshotCorrupt       a file of it differs from what its manifest records
+    │   ├── SnapshotIncompatible  this host cannot load it; the message names the field that differs
+    │   ├── SnapshotInUse         a running VM uses its files
+    │   └── QuotaExceeded         the quota or the disk has no room for another snapshot
     ├── MonitorError              a running monitor failed
     │   ├── MonitorExited
-    │   ├── MonitorApiError       the monitor refused a request; carries what it said
-    │   └── OutcomeUnknown        a request was sent and no answer came: ask for the state
+    │   ├── MonitorApiError       the monitor refused a request; carries its message
+    │   └── OutcomeUnknown        a request was sent but no answer came: query the state
     ├── ProtocolError
     │   ├── RemoteProtocolError   the only error that bytes from the other side can cause
     │   └── LocalProtocolError    this side broke the protocol's rules
     ├── AgentError                the guest agent answered a call with an error
-    ├── KernelNotFound            the host has no kernel of that id
+    ├── KernelNotFound            the host has no kernel with that ID
     └── StateError                a call that the object's state does not allow (closed, not started)
 """
 
@@ -42,15 +42,15 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 
-#: A message ends up in a browser's dialog: names, values and what is allowed are cut to these lengths in it.
+#: A message is shown in a browser's dialog, so names, values and what is allowed are cut to these lengths in it.
 MAX_SHOWN_FIELD, MAX_SHOWN_VALUE, MAX_SHOWN_ALLOWED = 48, 80, 230
 
 
 class FcKernelError(Exception):
-    """Base of all errors of this package; ``str()`` is one message fit to be shown in a browser."""
+    """Base of all errors of this package; ``str()`` is a message that can be shown in a browser."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exception's own calls the class with nothing but the message.
+        # Exception's own method would call the class with nothing but the message.
         return _rebuilt, (type(self), self.args, dict(self.__dict__))
 
 
@@ -64,7 +64,8 @@ def _rebuilt(kind: type[FcKernelError], args: tuple[object, ...], state: dict[st
 class SpecError(FcKernelError):
     """A value was refused.
 
-    ``field`` is a dotted path (``network_interfaces[0].guest_mac``), ``value`` what was found, ``allowed`` what is.
+    ``field`` is a dotted path (``network_interfaces[0].guest_mac``), ``value`` what was found, ``allowed`` what is
+    allowed, and ``source`` where the value came from, if that is known.
     """
 
     def __init__(self, field: str, value: object, allowed: str, *, source: str | None = None) -> None:
@@ -78,9 +79,9 @@ class SpecError(FcKernelError):
 
 
 def _shown(value: object) -> str:
-    """``repr`` of any value on one line of at most 80 characters, at no more cost than that takes."""
+    """``repr`` of any value on one line of at most 80 characters, without making a longer one first."""
     if isinstance(value, (str, bytes)):
-        # Cut before: the repr of ten megabytes is ten megabytes.
+        # Cut first: the repr of ten megabytes is ten megabytes.
         text = repr(value[: MAX_SHOWN_VALUE + 1])
         return _cut(text, MAX_SHOWN_VALUE)
     short = reprlib.Repr()
@@ -103,7 +104,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class LimitError(SpecError):
-    """A valid value that is over the administrator's limit."""
+    """A valid value that exceeds the administrator's limit."""
 
 
 class ConfigError(FcKernelError):
@@ -115,7 +116,7 @@ class ImageError(ConfigError):
 
 
 class ImageNotFound(ImageError):
-    """No image of that name is in the store."""
+    """The store has no image with that name."""
 
 
 class ImageCorrupt(ImageError):
@@ -123,7 +124,7 @@ class ImageCorrupt(ImageError):
 
 
 class ImageBuildError(ImageError):
-    """A build failed; nothing of it is left."""
+    """A build failed and left nothing behind."""
 
 
 class MonitorUnavailable(ConfigError):
@@ -149,7 +150,7 @@ class RunDirError(ConfigError):
 
 
 class LaunchError(FcKernelError):
-    """A start failed; everything that had been started is gone. ``console`` holds the last lines of the console."""
+    """A start failed; everything that had been started was ended. ``console`` holds the last lines of the console."""
 
     def __init__(self, message: str, *, console: Sequence[str] = ()) -> None:
         self.console = tuple(console)
@@ -162,19 +163,19 @@ class AgentUnreachable(LaunchError):
 
 
 class KernelStartError(LaunchError):
-    """The guest runs but its kernel process did not come up."""
+    """The guest runs, but its kernel process did not start."""
 
 
 class NotReseeded(LaunchError):
-    """A restored guest refused the host's randomness: it would repeat what others know. It was ended."""
+    """A restored guest refused fresh randomness, so it would repeat random numbers that others know. It was ended."""
 
 
 class SnapshotError(FcKernelError):
-    """Something about a snapshot; the kernel goes on as if nothing had been asked."""
+    """A call about a snapshot failed; it changed nothing, and the kernel continues."""
 
 
 class SnapshotNotFound(SnapshotError):
-    """No snapshot of that name or id."""
+    """There is no snapshot with that name or ID."""
 
 
 class SnapshotExists(SnapshotError):
@@ -182,7 +183,7 @@ class SnapshotExists(SnapshotError):
 
 
 class SnapshotCorrupt(SnapshotError):
-    """A part of a snapshot is missing or not what the manifest records; ``part`` names it."""
+    """A part of a snapshot is missing or differs from what the manifest records; ``part`` names it."""
 
     def __init__(self, part: str, problem: str) -> None:
         self.part = part
@@ -190,7 +191,7 @@ class SnapshotCorrupt(SnapshotError):
 
 
 class SnapshotIncompatible(SnapshotError):
-    """A snapshot that this host cannot load; ``field`` is what differs, ``have`` the snapshot's, ``want`` the host's."""
+    """This host cannot load the snapshot: in ``field`` the snapshot has ``have``, the host ``want``."""
 
     def __init__(self, field: str, *, have: object, want: object) -> None:
         self.field = field
@@ -203,11 +204,11 @@ class SnapshotIncompatible(SnapshotError):
 
 
 class SnapshotInUse(SnapshotError):
-    """A running VM maps the snapshot's files."""
+    """A running VM uses the snapshot's files."""
 
 
 class QuotaExceeded(SnapshotError):
-    """There is no room: too many snapshots, too many bytes, or a full disk."""
+    """There is no room for another snapshot: too many snapshots, too many bytes, or a full disk."""
 
 
 class MonitorError(FcKernelError):
@@ -223,7 +224,7 @@ class MonitorExited(MonitorError):
 
 
 class MonitorApiError(MonitorError):
-    """The monitor refused a request; ``status`` is the HTTP status or ``None`` for QMP."""
+    """The monitor refused a request; ``status`` is the HTTP status, ``None`` for QMP."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         self.status = status
@@ -231,7 +232,7 @@ class MonitorApiError(MonitorError):
 
 
 class OutcomeUnknown(MonitorError):
-    """A request was sent but no answer came: it may or may not have been carried out."""
+    """A request was sent but no answer came: the monitor may or may not have carried it out."""
 
 
 class ProtocolError(FcKernelError):
@@ -255,7 +256,7 @@ class AgentError(FcKernelError):
 
 
 class KernelNotFound(FcKernelError):
-    """The host has no kernel of that id: it was never opened there, or it is closed."""
+    """The host has no kernel with that ID: it was never opened there, or it was closed."""
 
 
 class StateError(FcKernelError):

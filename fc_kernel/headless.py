@@ -27,9 +27,10 @@ def execute(
 ) -> NotebookNode:
     """Execute a notebook in a microVM, in place, and return it.
 
-    nbclient does not pass a notebook's metadata to the kernel's start; this does: ``metadata.fc_kernel``, over which
-    ``fc_kernel`` wins. ``cwd`` is where the notebook lies, ``kernel_name`` a kernelspec in place of the notebook's own
-    (see :func:`microvm_kernel`); ``options`` are :class:`nbclient.NotebookClient`'s (``timeout``, ``allow_errors`` …).
+    nbclient does not pass a notebook's metadata to the start of the kernel; this function passes ``metadata.fc_kernel``, and
+    the argument ``fc_kernel`` takes precedence over it. ``cwd`` is the notebook's directory, ``kernel_name`` a kernelspec in
+    place of the notebook's own (see :func:`microvm_kernel`); ``options`` are those of :class:`nbclient.NotebookClient`
+    (``timeout``, ``allow_errors`` …).
     Raises :class:`~fc_kernel.errors.FcKernelError` when the kernel cannot start, and nbclient's errors.
     """
     named = kernel_name or microvm_kernel(notebook)
@@ -46,26 +47,26 @@ def execute(
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """A notebook from a file, as nbformat 4; raises :class:`~fc_kernel.errors.ConfigError` for what is none."""
+    """A notebook from a file, as nbformat 4; raises :class:`~fc_kernel.errors.ConfigError` if the file is not a notebook."""
     try:
         notebook: NotebookNode = nbformat.read(path, as_version=4)
     except Exception as error:
-        # Apart from its own errors nbformat raises whatever its conversions run into.
+        # Besides its own errors, nbformat raises whatever its conversions run into.
         first = str(error).partition("\n")[0]
         raise ConfigError(f"cannot read the notebook {str(path)!r}: {type(error).__name__}: {first[:200]}") from error
     cells = notebook.get("cells")
     if not isinstance(notebook.get("metadata"), dict) or not isinstance(cells, list):
-        raise ConfigError(f"{str(path)!r} is no notebook: its metadata or its cells are missing")
+        raise ConfigError(f"{str(path)!r} is not a notebook: its metadata or its cells are missing")
     for number, cell in enumerate(cells):
         if not (
             isinstance(cell, dict) and isinstance(cell.get("cell_type"), str) and isinstance(cell.get("source"), str)
         ):
-            raise ConfigError(f"{str(path)!r} is no notebook: cells[{number}] has no cell_type or no source")
+            raise ConfigError(f"{str(path)!r} is not a notebook: cells[{number}] has no cell_type or no source")
     return notebook
 
 
 def notebook_settings(notebook: NotebookNode) -> dict[str, Any]:
-    """``metadata.fc_kernel``; raises :class:`~fc_kernel.errors.SpecError` when it is no object."""
+    """``metadata.fc_kernel``; raises :class:`~fc_kernel.errors.SpecError` when it is not an object."""
     return dict(_object(notebook, "fc_kernel"))
 
 
@@ -79,7 +80,7 @@ def _object(notebook: NotebookNode, name: str) -> Mapping[str, Any]:
 
 
 def microvm_kernel(notebook: NotebookNode) -> str:
-    """The kernelspec for a notebook: its own if that is a microVM's, else the default one for a Python notebook.
+    """The kernelspec for a notebook: its own if that starts microVMs, else the default one if it is a Python notebook.
 
     Raises :class:`~fc_kernel.errors.ConfigError` for a notebook in another language, which the default cannot run, and
     :class:`~fc_kernel.errors.SpecError` for malformed metadata.
@@ -93,7 +94,7 @@ def microvm_kernel(notebook: NotebookNode) -> str:
     language = str(_object(notebook, "language_info").get("name") or own.get("language") or "python")
     if not language.lower().startswith("python"):
         raise ConfigError(
-            f"the notebook is in {language!r} for the kernel {name!r}, which runs in no microVM; choose one that does"
+            f"the notebook's language is {language!r}, and its kernel {name!r} does not run in a microVM; choose one that does"
         )
     return DEFAULT_NAME
 
@@ -101,17 +102,17 @@ def microvm_kernel(notebook: NotebookNode) -> str:
 def require_microvm(name: str) -> None:
     """Raise :class:`~fc_kernel.errors.ConfigError` unless this kernelspec starts microVMs.
 
-    Whoever calls this module wants isolation; code must not run on the host by a mistake in a name.
+    Callers of this module want isolation; a mistake in a name must not run code on the host.
     """
     provisioner = _provisioner(name)
     if provisioner is None:
         raise ConfigError(f"there is no kernelspec {name!r}; install it with: fc-kernel install --name {name}")
     if provisioner != PROVISIONER:
-        raise ConfigError(f"the kernelspec {name!r} runs its kernel on this very host, in no microVM")
+        raise ConfigError(f"the kernelspec {name!r} runs its kernel on this host, not in a microVM")
 
 
 def _provisioner(name: str) -> str | None:
-    """The provisioner of a kernelspec, ``""`` for Jupyter's own; ``None`` where there is no (sound) such kernelspec."""
+    """The provisioner of a kernelspec, ``""`` for Jupyter's own; ``None`` if there is no valid kernelspec of that name."""
     try:
         spec = KernelSpecManager().get_kernel_spec(name)
     except (NoSuchKernel, ValueError, TypeError, TraitError, OSError):

@@ -12,11 +12,11 @@ from .headless import microvm_kernel, notebook_settings, require_microvm
 
 
 class FcKernelEngine(NBClientEngine):
-    """papermill's own engine, which also passes ``metadata.fc_kernel`` to the kernel's start."""
+    """papermill's own engine, which also passes ``metadata.fc_kernel`` to the start of the kernel."""
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> str:
-        """The kernel that was asked for, or a microVM's for the notebook."""
+        """The kernelspec that the caller names, or else one that starts a microVM for the notebook."""
         return name or microvm_kernel(nb)
 
     @classmethod

@@ -85,7 +85,7 @@ def measure_firecracker(samples: int, say: Callable[[str], None]) -> dict[str, A
         with contextlib.closing(Kernel(program)) as kernel:
             client = kernel.start()
             for number in range(samples):
-                still = kernel.run(kernel.session.take_snapshot(f"s{number}")).stood_still_s
+                still = kernel.run(kernel.session.take_snapshot(f"s{number}")).paused_s
                 taken.setdefault("snapshot_stall", []).append(still * 1e3)
                 timed("restore", partial(restored, client, number))
             for _ in range(max(3, samples // 3)):

@@ -93,11 +93,11 @@ def measure_snapshots(ours: str, monitor: str, samples: int, say: Callable[[str]
             begun = time.perf_counter()
             said = text_of(execute(client, f"%snapshot b{number}"))
             totals.append((time.perf_counter() - begun) * 1e3)
-            stood_still = re.search(r"paused for ([0-9.]+) s", said)
-            if stood_still is None:
+            paused = re.search(r"paused for ([0-9.]+) s", said)
+            if paused is None:
                 raise RuntimeError(said)
             inside = float(text_of(execute(client, "max(gaps)")))
-            stalls.append(max(inside, float(stood_still[1])) * 1e3)
+            stalls.append(max(inside, float(paused[1])) * 1e3)
         execute(client, "beating.set()")
         say("restore")
         execute(client, "x = 1")

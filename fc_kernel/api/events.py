@@ -11,22 +11,22 @@ from .models import Answer, ForkedKernel, ForkTicket, Snapshot, State
 
 
 class KernelEvent(Answer):
-    """What all events have."""
+    """The fields of every event."""
 
-    kernel_id: str = Field(description="the kernel; empty where none is known")
-    seq: int = Field(0, description="place in the host's stream of events")
+    kernel_id: str = Field(description="ID of the kernel; empty if it is unknown")
+    seq: int = Field(0, description="its number in the host's stream of events")
 
 
 class StateChanged(KernelEvent):
-    """A kernel is in another state. A ``dead`` one says why, and shows the end of the guest's console."""
+    """The state of a kernel has changed. For ``dead``, the event says why and has the end of the guest's console."""
 
     action: Literal["state"] = "state"
     state: State
     message: str = Field("", description="one line for people: why the kernel is dead")
-    returncode: int | None = Field(None, description="exit status of a kernel process that has ended")
-    console: list[str] = Field([], description="the last lines of the guest's console, for a kernel that is dead")
+    returncode: int | None = Field(None, description="exit status of the kernel process, if it has ended")
+    console: list[str] = Field([], description="the last lines of the guest's console, if the kernel is dead")
     vm_ended: bool = Field(
-        False, description="the microVM has ended by itself: nobody shut it down, and not only its kernel process ended"
+        False, description="the microVM has ended, not only the kernel process, and nobody shut it down"
     )
 
 
@@ -38,14 +38,14 @@ class SnapshotTaken(KernelEvent):
 
 
 class SnapshotRestored(KernelEvent):
-    """A kernel was put back to a snapshot."""
+    """A kernel was restored to a snapshot."""
 
     action: Literal["restore"] = "restore"
     snapshot: Snapshot
 
 
 class KernelForked(KernelEvent):
-    """New kernels start from a snapshot of this one."""
+    """New kernels were started from a snapshot of this one."""
 
     action: Literal["fork"] = "fork"
     snapshot: Snapshot
@@ -53,22 +53,22 @@ class KernelForked(KernelEvent):
 
 
 class ForkWanted(KernelEvent):
-    """A cell asks for forks: whoever owns this kernel starts one for each ticket and answers the request."""
+    """A cell asks for forks: whoever owns this kernel starts a kernel with each ticket and answers the request."""
 
     action: Literal["fork_wanted"] = "fork_wanted"
-    request: str = Field(description="what the answer names")
+    request: str = Field(description="ID of the request, which the answer repeats")
     tickets: list[ForkTicket]
 
 
 class SnapshotChanged(KernelEvent):
-    """A snapshot has another name or description."""
+    """The name or description of a snapshot has changed."""
 
     action: Literal["rename"] = "rename"
     snapshot: Snapshot
 
 
 class SnapshotDeleted(KernelEvent):
-    """A snapshot is gone."""
+    """A snapshot was deleted."""
 
     action: Literal["delete"] = "delete"
     snapshot: Snapshot
@@ -87,7 +87,7 @@ TITLE = "MicroVM kernels and their snapshots"
 
 
 def public_event_schema(definitions: str = "#/components/schemas/") -> dict[str, Any]:
-    """JSON Schema of :data:`PublicEvent`: one of the models, told apart by ``action``; ``definitions`` is where they are."""
+    """JSON Schema of :data:`PublicEvent`: one of the models, chosen by ``action``. ``definitions`` is where the models are."""
     references = {event.model_fields["action"].default: f"{definitions}{event.__name__}" for event in PUBLIC_EVENTS}
     return {
         "description": "What happened to a kernel's microVM, or to a snapshot.",
@@ -97,7 +97,7 @@ def public_event_schema(definitions: str = "#/components/schemas/") -> dict[str,
 
 
 def event_schema() -> dict[str, Any]:
-    """The same as jupyter_events wants it: an object whose properties are those of all events, and one of the models."""
+    """The same for jupyter_events, which needs an object: it has the properties of all events, and is one of the models."""
     models: list[tuple[type[BaseModel], Literal["serialization"]]] = [
         (event, "serialization") for event in PUBLIC_EVENTS
     ]

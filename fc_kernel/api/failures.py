@@ -1,6 +1,6 @@
-"""Errors as data: what a browser sees of one (status, one line, class, console's tail), and how one crosses the boundary.
+"""Errors as data: what a browser sees of an error (status, one line, class, console's tail), and how errors cross the boundary.
 
-:func:`crossing` and :func:`error_of` are each other's reverse: whoever called the host catches the class that was raised there.
+:func:`crossing` and :func:`error_of` are inverse: whoever called the host catches the class that was raised there.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ..errors import (
 )
 from .models import Failure
 
-#: A dialog's line; what is longer is cut.
+#: Characters of a dialog's line; a longer message is cut.
 MAX_MESSAGE = 600
 MAX_DETAILS = 50
-#: Between a launch's error and the lines of the console, as :class:`~fc_kernel.errors.LaunchError` writes it.
+#: What :class:`~fc_kernel.errors.LaunchError` writes between its message and the lines of the console.
 CONSOLE_HEADING = "\nlast lines of the console:"
 
-#: The first class that fits decides. What is not here is the host's or the VM's own failure.
+#: The first class that matches decides. An error that is not here is a failure of the host or the VM.
 STATUS: tuple[tuple[type[FcKernelError], HTTPStatus], ...] = (
     (LimitError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (SpecError, HTTPStatus.BAD_REQUEST),
@@ -49,12 +49,12 @@ STATUS: tuple[tuple[type[FcKernelError], HTTPStatus], ...] = (
     (UnsupportedByMonitor, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StateError, HTTPStatus.CONFLICT),
 )
-#: Absolute paths of more than one part; whoever calls the API learns nothing about the host's directories.
+#: Absolute paths of more than one part. They are removed: callers of the API learn nothing about the host's directories.
 _HOST_PATH = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\"<>:;,]+/)+([^\s/'\"<>:;,]*)")
 
 
 class Refusal(Exception):
-    """A request that the extension itself turns down."""
+    """The extension itself refuses a request."""
 
     def __init__(self, status: HTTPStatus, reason: str, message: str) -> None:
         self.status = status
@@ -68,25 +68,25 @@ def unknown_kernel(kernel_id: str) -> Refusal:
 
 
 def no_microvm(kernel_id: str, kernel_name: str) -> Refusal:
-    """The kernel is another provisioner's, or its microVM is gone."""
-    message = f"kernel {kernel_id[:64]!r} ({kernel_name[:64]!r}) runs in no microVM"
+    """The kernel belongs to another provisioner, or its microVM is gone."""
+    message = f"kernel {kernel_id[:64]!r} ({kernel_name[:64]!r}) does not run in a microVM"
     return Refusal(HTTPStatus.NOT_FOUND, "NotInMicroVM", message)
 
 
 def with_gateway() -> Refusal:
-    """Kernels, their machines and their snapshots are on the gateway's host."""
-    message = "the kernels of this server run on a gateway, whose machines and snapshots cannot be reached from here"
+    """Kernels, their microVMs and their snapshots are on the gateway's host."""
+    message = "the kernels of this server run on a gateway; their microVMs and snapshots cannot be reached from here"
     return Refusal(HTTPStatus.NOT_IMPLEMENTED, "GatewayUnsupported", message)
 
 
 def too_large(most: int) -> Refusal:
-    """The body is longer than the route takes."""
+    """The body is longer than the route accepts."""
     message = f"the request is too large; allowed: at most {most} bytes"
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TooLarge", message)
 
 
 def failure_of(error: BaseException) -> tuple[int, Failure]:
-    """Status and body for an error; an unforeseen one says only that the log has more."""
+    """HTTP status and body for an error. For an unforeseen one the body says only that the log has more."""
     if isinstance(error, Refusal):
         return error.status, _failure(str(error), error.reason)
     if isinstance(error, FcKernelError):
@@ -99,7 +99,7 @@ def failure_of(error: BaseException) -> tuple[int, Failure]:
         phrase = HTTPStatus(status_code).phrase if status_code in _CODES else "Error"
         return status_code, _failure(_log_message(error) or phrase, phrase.title().replace(" ", "").replace("-", ""))
     return HTTPStatus.INTERNAL_SERVER_ERROR, _failure(
-        "the request failed for an unforeseen reason; the server's log says more", "InternalError"
+        "the request failed unexpectedly; see the server's log", "InternalError"
     )
 
 
@@ -107,7 +107,7 @@ _CODES = {status.value for status in HTTPStatus}
 
 
 def _log_message(error: HTTPError) -> str:
-    """What the raiser of an HTTPError meant to be read."""
+    """The message of an HTTPError, with its arguments filled in."""
     message = error.log_message or ""
     if error.args:
         args = error.args[0] if len(error.args) == 1 and isinstance(error.args[0], Mapping) else error.args
@@ -119,11 +119,11 @@ def _log_message(error: HTTPError) -> str:
 
 
 def crossing(error: FcKernelError) -> Failure:
-    """An error as a host tells it to its own client, whole: with paths, and all lines of its message."""
+    """An error for a host's own client, complete: with paths, and with all lines of its message."""
     details: tuple[str, ...] = ()
     message = str(error)
     if isinstance(error, LaunchError):
-        # Its message ends with the console, which has a field of its own.
+        # The message ends with the console, which has a field of its own here.
         details, message = error.console, message.partition(CONSOLE_HEADING)[0]
     spec = error if isinstance(error, SpecError) else None
     return Failure(
@@ -136,9 +136,9 @@ def crossing(error: FcKernelError) -> Failure:
 
 
 def error_of(failure: Failure) -> FcKernelError:
-    """The error that a failure tells of, of the same class; one whose class we do not know is a plain FcKernelError.
+    """The error that a failure describes, of the same class; an unknown class becomes a plain FcKernelError.
 
-    The message is the same; of the values that it was made of only ``console``, ``field`` and ``source`` are kept.
+    The message is the same. Of the error's attributes only ``console``, ``field`` and ``source`` are kept.
     """
     kind = getattr(errors, failure.reason, FcKernelError)
     if not (isinstance(kind, type) and issubclass(kind, FcKernelError)):
@@ -147,7 +147,7 @@ def error_of(failure: Failure) -> FcKernelError:
         launch = cast("type[LaunchError]", kind)
         return launch(failure.message, console=failure.details)
     message = "\n  | ".join([failure.message, *failure.details])
-    # Not by its constructor: that makes the message of parts, and this is the whole of it.
+    # Not by the constructor, which would make the message from parts: this is already the whole message.
     error = kind.__new__(kind, message)
     error.__dict__.update(dict.fromkeys(_PARTS.get(kind, ())))
     if isinstance(error, SpecError):
@@ -181,5 +181,5 @@ def _failure(
 
 
 def without_host_paths(text: str) -> str:
-    """The text with only the last part of every absolute path."""
+    """The text, with every absolute path cut to its last part."""
     return _HOST_PATH.sub(r"…/\1", text)

@@ -1,4 +1,4 @@
-"""From a snapshot in the store to the model that clients get."""
+"""The model of a snapshot, made from the snapshot in the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .models import Snapshot
 
 
 def snapshot_model(snapshot: StoredSnapshot, *, in_use: bool, current: bool) -> Snapshot:
-    """One snapshot; whether a VM has it, and whether a kernel's state stands there, is the caller's to know."""
+    """The model of one snapshot. The caller knows whether a VM uses it, and whether it is the current one of a kernel."""
     manifest, spec = snapshot.manifest, snapshot.spec
     return Snapshot(
         id=snapshot.id,

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description of the API, made of the routes and their models, so that it cannot differ from them."""
+"""The OpenAPI 3.1 description of the API. It is made from the routes and their models, so it cannot differ from them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .events import PUBLIC_EVENTS, public_event_schema
 from .models import Failure
 
 Model = type[BaseModel]
-#: What any route may answer: not logged in or not allowed, the host or the VM failed, kernels are on a gateway.
+#: Errors of every route: not logged in or not allowed; the host or the VM failed; the kernels are on a gateway.
 ALWAYS = (HTTPStatus.FORBIDDEN, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One method of a route. ``answer`` is a model, a list of one, a media type, or nothing."""
+    """One method of a route. ``answer`` is a model, a list with one model (for an array), a media type, or ``None``."""
 
     summary: str
     answer: Model | list[Model] | str | None
@@ -42,7 +42,7 @@ class Route:
 
     @property
     def pattern(self) -> str:
-        """The path as a regular expression of tornado's."""
+        """The path as a regular expression for tornado."""
         return "/fc-kernel/api/" + re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", self.path)
 
 
@@ -66,28 +66,28 @@ def description(routes: Sequence[Route], *, base_url: str = "/") -> dict[str, An
         "info": {
             "title": "fc-kernel",
             "version": __version__,
-            "description": "MicroVM kernels of a Jupyter server: their machines, and snapshots, restores and forks of them.",
+            "description": "Kernels in microVMs on a Jupyter server: their state, snapshots, restores and forks.",
             "license": {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
         },
         "servers": [{"url": f"{base_url.rstrip('/')}/fc-kernel/api"}],
         "security": [{"token": []}, {"cookie": [], "xsrf": []}],
         "paths": {f"/{route.path}": _path(route) for route in routes},
         "components": {
-            # Not of any route: what a subscriber of the server's events reads.
+            # PublicEvent belongs to no route: subscribers of the server's events read it.
             "schemas": {**schemas["$defs"], "PublicEvent": public_event_schema()},
             "securitySchemes": {
                 "token": {
                     "type": "apiKey",
                     "in": "header",
                     "name": "Authorization",
-                    "description": "The server's: `token …`",
+                    "description": "The server's token: `token …`",
                 },
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "username-…", "description": "After the login."},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": "username-…", "description": "Set at login."},
                 "xsrf": {
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-XSRFToken",
-                    "description": "The _xsrf cookie's value.",
+                    "description": "The value of the _xsrf cookie.",
                 },
             },
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 from pathlib import Path
 
 from jupyter_core.application import base_aliases, base_flags
@@ -65,7 +66,7 @@ class SnapshotListCommand(SnapshotCommand):
             cells = (
                 snapshot.name,
                 snapshot.id,
-                _time(snapshot),
+                _time(snapshot.created),
                 _size(snapshot.size_bytes),
                 names.get(snapshot.parent or "", ""),
                 snapshot.scope,
@@ -291,7 +292,7 @@ def _described(details: SnapshotDetails) -> dict[str, str]:
         "id": details.id,
         "VM": details.vm_id,
         "scope": details.scope,
-        "created": details.created,
+        "created": _time(details.created),
         "description": details.description,
         "lineage": " > ".join(each.name for each in details.lineage),
         "machine": f"{details.vcpu_count or '?'} vCPU, {details.mem_size_mib} MiB",
@@ -308,8 +309,10 @@ def _cell(text: str) -> Text:
     return Text(" ".join(without_controls(text).split()))
 
 
-def _time(snapshot: Snapshot) -> str:
-    return snapshot.created[:19].replace("T", " ")
+def _time(created: str) -> str:
+    """A time in UTC (ISO 8601) as local time, with its zone."""
+    local = datetime.datetime.fromisoformat(created).astimezone()
+    return local.strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def _size(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Leases: a kernel whose holder stops renewing is closed. So nobody has to notice that a client has died."""
+"""Leases: a kernel is closed when its holder stops renewing. So nobody has to notice that a client has died."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
-#: A lease's end that is seen so much too late means that this process itself stood still (a laptop's sleep, a debugger), and
-#: its holder perhaps with it: then the lease runs once more.
-STOOD_STILL_S = 5.0
-#: After its end a lease can still be renewed for so long, or for this part of itself: a renewal may lie in the queue of a loop
-#: that stood still until a moment ago.
+#: If the end of a lease is seen this much too late, this process itself was stopped (a laptop's sleep, a debugger), and the
+#: holder perhaps with it. Then the lease runs once more.
+STOPPED_S = 5.0
+#: After its end a lease can still be renewed for this long, or for this part of its length if that is shorter: a renewal may
+#: wait in the queue of a loop that was stopped until a moment ago.
 GRACE_S = 1.0
 GRACE_PART = 0.25
 
 
 class Lease:
-    """The lease of one kernel, on the loop on which it is made; ``on_end`` is called there when it runs out."""
+    """The lease of one kernel. It lives on the loop on which it is made, where ``on_end`` is called when it runs out."""
 
     def __init__(self, lease_s: float, on_end: Callable[[], None]) -> None:
         self._lease_s = lease_s
@@ -27,19 +27,19 @@ class Lease:
         self.renew()
 
     def renew(self) -> None:
-        """Run from the beginning."""
+        """Start the lease anew."""
         self.cancel()
         self._timer = self._loop.call_later(self._lease_s, self._ran_out, self._loop.time() + self._lease_s)
 
     def cancel(self) -> None:
-        """End it without a consequence."""
+        """Stop the lease; ``on_end`` will not be called."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """For the time of a call on the kernel the lease does not run out; after it, it runs from the beginning."""
+        """During a call on the kernel the lease does not run out; after the call it starts anew."""
         self._holds += 1
         try:
             yield
@@ -61,7 +61,7 @@ class Lease:
 
     def _again(self, due: float) -> bool:
         """Whether the lease runs once more."""
-        if self._holds or self._loop.time() - due > STOOD_STILL_S:
+        if self._holds or self._loop.time() - due > STOPPED_S:
             self.renew()
             return True
         return False

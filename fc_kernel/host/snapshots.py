@@ -1,4 +1,4 @@
-"""The tenant's snapshots for :class:`~fc_kernel.host.local.LocalHost`: the store's blocking calls, on other threads."""
+"""A tenant's snapshots as files, for :class:`~fc_kernel.host.local.LocalHost`; the store's blocking calls run on threads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CHUNK_BYTES = 1 << 20
 
 
 class SnapshotFiles:
-    """Snapshots as files that go out and come in; either may be larger than memory."""
+    """Export and import of snapshots as files, which may be larger than memory."""
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
 
     def get(self, snapshot_id: str) -> Snapshot:
-        """The snapshot with this very id: a name that looks like one is none. Blocks."""
+        """The snapshot with exactly this ID. Blocks."""
         for snapshot in self._store.list():
             if snapshot.id == snapshot_id:
                 return snapshot
@@ -60,7 +60,7 @@ class SnapshotFiles:
         return [details_view(self._store, each, among=there, current=current) for each in found]
 
     def disk_use(self) -> DiskUse:
-        """What the store takes, and what the disk and the quota leave. Blocks."""
+        """What the store takes on the disk, and what the disk and the quota leave. Blocks."""
         used = self._store.disk_bytes()
         return DiskUse(used_bytes=used, room_bytes=max(0, min(self._free_bytes(), self._store.limits.max_bytes - used)))
 
@@ -70,19 +70,19 @@ class SnapshotFiles:
         return max(0, disk.f_bavail * disk.f_frsize - self._store.limits.min_free_bytes)
 
     def spool(self) -> BinaryIO:
-        """A file without a name on the store's file system: gone with its descriptor, whatever happens to this process."""
+        """A file without a name, on the store's file system: it is gone with its descriptor, even if this process is killed."""
         self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cast("BinaryIO", tempfile.TemporaryFile(dir=self._store.root))
 
     async def export(self, snapshot_id: str) -> tuple[int, AsyncGenerator[bytes, None]]:
-        """The size of the file that holds a snapshot, which was checked, and its content."""
+        """Check a snapshot, write it as a file, and return the file's size and content."""
         with contextlib.ExitStack() as undo:
             file = undo.enter_context(await asyncio.to_thread(self._exported, snapshot_id))
             size = file.tell()
             file.seek(0)
             undo.pop_all()
         content = _content(file)
-        await anext(content)  # so that closing it closes the file, also when nothing is read
+        await anext(content)  # so that closing it closes the file even if nothing was read
         return size, content
 
     def _exported(self, snapshot_id: str) -> BinaryIO:
@@ -98,7 +98,7 @@ class SnapshotFiles:
         return file
 
     async def receive(self, content: AsyncIterator[bytes]) -> BinaryIO:
-        """What comes, in a spool; raises :class:`~fc_kernel.errors.QuotaExceeded` when it is more than there is room for."""
+        """Write ``content`` to a spool; raises :class:`~fc_kernel.errors.QuotaExceeded` when there is no room for it."""
         room = (await asyncio.to_thread(self.disk_use)).room_bytes
         with contextlib.ExitStack() as undo:
             file = undo.enter_context(await asyncio.to_thread(self.spool))
@@ -112,8 +112,8 @@ class SnapshotFiles:
 
 
 def no_room(size: int, room: int) -> QuotaExceeded:
-    """A file is larger than what may be written."""
-    return QuotaExceeded(f"the file has {size >> 20} MiB or more; there is room for {room >> 20} MiB")
+    """The error for a file that is larger than the room that is left."""
+    return QuotaExceeded(f"the file has at least {size >> 20} MiB; there is room for {room >> 20} MiB")
 
 
 async def _content(file: BinaryIO) -> AsyncGenerator[bytes, None]:

@@ -1,6 +1,6 @@
-"""Forks of a process without a server extension: kernels of this process, to which any client attaches by a connection file.
+"""Forks in a process without the server extension: kernels of this process, to which clients attach by a connection file.
 
-They end with their kernel process (a client's shutdown request), or with this process.
+A fork ends when its kernel process ends (at a client's shutdown request, say), or with this process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Fork:
 
 
 class StandaloneForks:
-    """Keeps the forks that it has made until their kernel processes end."""
+    """Starts forks, and keeps each until its kernel process ends."""
 
     def __init__(self, open_kernel: Callable[[OpenKernel], Awaitable[HeldKernel]], *, lease_s: float) -> None:
         self._open = open_kernel
@@ -43,7 +43,7 @@ class StandaloneForks:
         self._forks: dict[str, _Fork] = {}
 
     async def make(self, wanted: ForkWanted) -> list[ForkResult]:
-        """A kernel for each ticket; one that fails says so in its ``error``."""
+        """Start a kernel for each ticket; the result of one that fails has an ``error``."""
         made = await asyncio.gather(*(self._make(each) for each in wanted.tickets), return_exceptions=True)
         for each in made:
             if isinstance(each, asyncio.CancelledError):
@@ -68,7 +68,7 @@ class StandaloneForks:
                 "ip": endpoints.ip,
                 "key": key,
                 "signature_scheme": SIGNATURE_SCHEME,
-                # By which a client finds the language; those of others are their owners' to name.
+                # Tells clients the language. Kernels with a command of their own have a kernelspec that is not known here.
                 **({} if settings.argv else {"kernel_name": DEFAULT_NAME}),
                 **{f"{channel}_port": port for channel, port in endpoints.ports.items()},
             }
@@ -85,7 +85,7 @@ class StandaloneForks:
         return ForkResult(ticket=ticket.ticket, kernel_id=kernel_id, name=ticket.name, connection_file=str(path))
 
     async def ended(self, kernel_id: str) -> None:
-        """The kernel process of a fork has ended; nothing happens for one that is none of ours."""
+        """The kernel process of a fork has ended; nothing happens for a kernel that is not one of these forks."""
         fork = self._forks.pop(kernel_id, None)
         if fork is not None:
             with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ class StandaloneForks:
 
 
 def _write(kernel_id: str, info: dict[str, Any]) -> Path:
-    """The connection file, where clients look for it; only its owner can read the key in it."""
+    """Write the connection file where clients look for it; only its owner can read it, because of the key."""
     directory = Path(jupyter_runtime_dir())
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / f"kernel-{kernel_id}.json"

@@ -11,7 +11,7 @@ from ..api.calls import ForkClaim
 from ..api.events import Event, ForkWanted
 from ..errors import StateError
 
-#: A subscriber that has left so many events lying is dropped.
+#: How many events may wait for a subscriber; from then on it loses events, and is told so.
 MAX_PENDING = 1000
 
 
@@ -21,11 +21,11 @@ class Subscription:
     def __init__(self, forks: ForkClaim) -> None:
         self.forks = forks
         self._loop = asyncio.get_running_loop()
-        # One more, for the mark that something was dropped.
+        # One more place, for the mark that events were dropped.
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(MAX_PENDING + 1)
 
     def push(self, event: Event) -> bool:
-        """Hand an event over, from any thread; false when the subscriber's loop has ended."""
+        """Give an event to the subscriber, from any thread; false when its loop has ended."""
         try:
             self._loop.call_soon_threadsafe(self._put, event)
         except RuntimeError:
@@ -43,15 +43,15 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        """The next event; raises :class:`~fc_kernel.errors.StateError` where some were dropped."""
+        """The next event; raises :class:`~fc_kernel.errors.StateError` at the place where events were dropped."""
         event = await self._queue.get()
         if event is None:
-            raise StateError(f"this subscriber left more than {MAX_PENDING} events lying; some were dropped")
+            raise StateError(f"this subscriber has fallen more than {MAX_PENDING} events behind; some were dropped")
         return event
 
 
 class EventStream:
-    """Numbers events and hands them to all subscribers; may be used from any thread."""
+    """Numbers events and passes them to all subscribers; may be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class EventStream:
         return self._seq
 
     def publish(self, event: Event) -> bool:
-        """Number an event and hand it over; whether anybody gets it."""
+        """Number an event and pass it on; returns whether anybody gets it."""
         with self._lock:
             self._seq += 1
             numbered = event.model_copy(update={"seq": self._seq})

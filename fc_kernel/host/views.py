@@ -1,4 +1,4 @@
-"""From what sessions and the store say to the models that cross the boundary. All but :func:`facts_of` block for a moment."""
+"""Makes the models that cross the boundary from sessions and the store. All but :func:`facts_of` block for a moment."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from ..snapshots.snapshot import Snapshot as StoredSnapshot
 from ..snapshots.store import SnapshotStore
 from ..vmm.monitors import choose_monitor
 
-#: A notebook with its outputs; the contents API takes as much.
+#: A notebook with its outputs; the contents API accepts as much.
 MAX_NOTEBOOK_BYTES = 128 << 20
 
 
 def state_of(word: object) -> State:
-    """The API's word for a session's state; one that is closed is as dead as any."""
+    """The API's word for a session's state; a closed session is ``dead``."""
     return word if word in get_args(State) else "dead"  # type: ignore[return-value]
 
 
 def facts_of(session: KernelSession) -> tuple[dict[str, Any], int | None, str | None]:
-    """What a session says of itself, on the engine's loop: its machine, the monitor's process, its network."""
+    """What a session knows, read on the engine's loop: facts of its machine, the monitor's process, the network."""
     machine, resolved = session.machine, session.resolved
     return (
         session.info(),
@@ -43,7 +43,7 @@ def facts_of(session: KernelSession) -> tuple[dict[str, Any], int | None, str | 
 
 
 def kernel_view(store: SnapshotStore, kernel_id: str, facts: tuple[dict[str, Any], int | None, str | None]) -> Kernel:
-    """One kernel."""
+    """The model of one kernel."""
     info, pid, network = facts
     current = info.get("current")
     return Kernel(
@@ -62,14 +62,14 @@ def kernel_view(store: SnapshotStore, kernel_id: str, facts: tuple[dict[str, Any
 
 
 def lineage_view(store: SnapshotStore, snapshot_id: str) -> list[LineageItem]:
-    """A snapshot and those that it comes from, oldest first; nothing when it is gone."""
+    """A snapshot and its ancestors, oldest first; empty when the snapshot is gone."""
     snapshot = next((each for each in store.list() if each.id == snapshot_id), None)
     ancestors = [] if snapshot is None else store.lineage(snapshot)
     return [LineageItem(id=each.id, name=each.name) for each in ancestors]
 
 
 def used_mib(pid: int) -> int | None:
-    """Memory of a monitor's process, each page that it shares counted in parts (PSS)."""
+    """Memory of a monitor's process in MiB; pages shared by n processes count 1/n each (PSS)."""
     with contextlib.suppress(OSError):
         found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
         return int(found[1]) >> 10 if found else None
@@ -77,12 +77,12 @@ def used_mib(pid: int) -> int | None:
 
 
 def snapshot_view(store: SnapshotStore, snapshot: StoredSnapshot, current: Collection[str]) -> Snapshot:
-    """One snapshot; ``current`` are the ids of those where kernels stand."""
+    """The model of one snapshot; ``current`` are the IDs of the kernels' current snapshots."""
     return snapshot_model(snapshot, in_use=store.in_use(snapshot), current=snapshot.id in current)
 
 
 def notebook_of(snapshot: StoredSnapshot) -> bytes | None:
-    """The notebook that was saved with a snapshot; what somebody put in its place is not followed."""
+    """The notebook that was saved with a snapshot; a symbolic link in its place is not followed."""
     if snapshot.notebook is None:
         return None
     try:
@@ -92,7 +92,7 @@ def notebook_of(snapshot: StoredSnapshot) -> bytes | None:
 
 
 def settings_view(resolved: Resolved) -> Settings:
-    """Settings as a start would use them."""
+    """The model of settings, as a start would use them."""
     return Settings(
         image=resolved.image,
         monitor=resolved.monitor,
@@ -106,7 +106,7 @@ def settings_view(resolved: Resolved) -> Settings:
 
 
 def status_view(config: FcKernelConfig, data_dir: Path) -> Status:
-    """The tier that a kernel with default settings gets, or why there is none, and the limits."""
+    """The tier that a kernel with default settings gets, or why it cannot run, and the limits."""
     tier: str | None = None
     message: str | None = None
     try:

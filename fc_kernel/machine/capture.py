@@ -37,7 +37,7 @@ class TakenSnapshot:
     """A published snapshot, and for how long the kernel was stopped."""
 
     snapshot: Snapshot
-    stood_still_s: float
+    paused_s: float
     hook_errors: tuple[str, ...]
 
 
@@ -82,7 +82,7 @@ async def take(
     finally:
         if on_resumed is not None:
             await on_resumed()
-    frozen, stood_still_s = taken[0]
+    frozen, paused_s = taken[0]
     try:
         await machine.vmm.written()
         publish = functools.partial(

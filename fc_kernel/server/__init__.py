@@ -1,4 +1,4 @@
-"""The Jupyter server extension: kernels' machines and snapshots over REST, and what happens to them as events."""
+"""The Jupyter server extension: a REST API for kernels in microVMs and their snapshots, and events about them."""
 
 from __future__ import annotations
 

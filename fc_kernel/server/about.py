@@ -1,4 +1,4 @@
-"""What this server can do, what a notebook may say on it, and the description of the API itself."""
+"""Routes about the server: its status, the schema of a notebook's settings, and the description of the API."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .base import Handler
 
 
 class StatusHandler(Handler):
-    """The one route that also answers where kernels are on a gateway."""
+    """The only route that also answers when the kernels run on a gateway."""
 
     @web.authenticated
     @authorized
     async def get(self) -> None:
         """Version, tier and limits."""
         if self.extension.gateway:
-            message = "kernels are on a gateway; their machines cannot be seen from here"
+            message = "the kernels of this server run on a gateway; their microVMs cannot be seen from here"
             self.answer(Status(version=__version__, tier=None, gateway=True, limits=None, message=message))
             return
         self.answer(await self.host.status())
@@ -43,7 +43,7 @@ class SchemaHandler(Handler):
     @web.authenticated
     @authorized(action="read")  # type: ignore[untyped-decorator]
     async def post(self) -> None:
-        """Look at settings as a start would; 204 when there is nothing to say against them."""
+        """Check settings as a start would; 204 when they are valid."""
         await self.host.check(RawSettings(notebook=settings_of(self.request.body)))
         self.set_status(HTTPStatus.NO_CONTENT)
         self.finish()
@@ -60,7 +60,7 @@ class OpenApiHandler(Handler):
 
 
 def settings_of(body: bytes) -> dict[str, Any]:
-    """Settings in a request; what is in them is for :func:`~fc_kernel.settings.kernel_settings.parse_settings` to say."""
+    """Settings in a request; :func:`~fc_kernel.settings.kernel_settings.parse_settings` checks what is in them."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

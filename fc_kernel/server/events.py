@@ -1,4 +1,4 @@
-"""What happens to kernels and snapshots, for everybody who subscribed to the server's events."""
+"""Passes what happens to kernels and snapshots on to the subscribers of the server's events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .forking import Forks
 if TYPE_CHECKING:
     from ..host.client import HostClient
 
-#: jupyter_server's own, by which we learn that a kernel was started.
+#: jupyter_server's own event, which tells us that a kernel was started.
 KERNEL_ACTIONS = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
 
 
 class Events:
-    """From the host's events, which come on another thread, to the server's event logger, on its loop."""
+    """Passes the host's events, which come on another thread, to the server's event logger, on its loop."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Events:
         is_ours: Callable[[str], bool],
         client: Callable[[], HostClient],
     ) -> None:
-        """``client`` gives the user's host, which is not made before it is needed."""
+        """``client`` returns the user's host; it is made when it is first needed."""
         logger = serverapp.event_logger
         assert logger is not None  # noqa: S101 - a server has one before it loads extensions
         self._logger: EventLogger = logger
@@ -44,7 +44,7 @@ class Events:
         self._answers: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Register the schema; follow the host from the start of the first kernel in a microVM on."""
+        """Register the schema; follow the host once the first kernel in a microVM has started."""
         if SCHEMA_ID not in self._logger.schemas:
             self._logger.register_event_schema(event_schema())
         self._logger.add_listener(schema_id=KERNEL_ACTIONS, listener=self._kernel_acted)
@@ -52,11 +52,11 @@ class Events:
     async def _kernel_acted(self, logger: EventLogger, schema_id: str, data: dict[str, Any]) -> None:
         kernel_id = data.get("kernel_id")
         if data.get("status") == "success" and kernel_id is not None and self._is_ours(kernel_id):
-            with contextlib.suppress(FcKernelError):  # of the configuration: whoever asks for something is told
+            with contextlib.suppress(FcKernelError):  # a wrong configuration, which the next request reports
                 self.follow()
 
     def follow(self) -> None:
-        """Pass on what happens from now on; once."""
+        """Pass on what happens from now on; a second call changes nothing."""
         if self._stop is not None:
             return
         loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class Events:
         self._stop = self._client().listen(heard)
 
     def stop(self) -> None:
-        """Pass nothing on any more."""
+        """Stop passing events on."""
         if self._stop is not None:
             self._stop()
 
@@ -80,7 +80,7 @@ class Events:
             return
         try:
             self._logger.emit(schema_id=SCHEMA_ID, data=_shown(event).model_dump(mode="json"))
-        except Exception as error:  # noqa: BLE001 - the next one is to be told all the same
+        except Exception as error:  # noqa: BLE001 - later events must still be passed on
             self._log.error("fc-kernel: an event was lost: %s", error)
 
     async def _answer(self, wanted: ForkWanted) -> None:
@@ -91,7 +91,7 @@ class Events:
 
 
 def _shown(event: Event) -> Event:
-    """The event without paths of the host, and of a length fit for a dialog."""
+    """The event without paths of the host, cut to a length that fits a dialog."""
     if not isinstance(event, StateChanged):
         return event
     return event.model_copy(

@@ -1,4 +1,4 @@
-"""What one server has of the extension: its host, its events, its forks."""
+"""The extension in one server: its host, its events and its forks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Extension:
     """Used on the server's loop."""
 
     def __init__(self, serverapp: ServerApp, client: HostClient | None = None, *, routes: Sequence[Route] = ()) -> None:
-        """``client`` is this process's own of the user's host, unless a test gives another; ``routes`` are the API's."""
+        """``client`` is this process's client of the user's host, unless a test gives another; ``routes`` are the API's."""
         self.serverapp = serverapp
         self.routes = routes
         self.gateway = isinstance(serverapp.kernel_manager, GatewayMappingKernelManager)
@@ -38,7 +38,7 @@ class Extension:
 
     @property
     def client(self) -> HostClient:
-        """The user's host, made when it is first needed: a server without microVMs has none."""
+        """The client of the user's host, made when it is first needed: a server without microVMs has none."""
         if self._client is None:
             from ..host.current import client_for  # noqa: PLC0415 - its imports take longer than the server's start
             from ..settings.tenant import Tenant  # noqa: PLC0415
@@ -48,13 +48,13 @@ class Extension:
 
     @property
     def host(self) -> KernelHost:
-        """The user's host; what happens there is told from now on."""
+        """The user's host; its events are passed on from now on."""
         host = self.client.host
         self.events.follow()
         return host
 
     def is_ours(self, kernel_id: str) -> bool:
-        """Whether a kernel of this server is in a microVM, and not another provisioner's."""
+        """Whether a kernel of this server runs in a microVM; others belong to another provisioner."""
         manager = self.serverapp.kernel_manager
         spec = manager.get_kernel(kernel_id).kernel_spec if kernel_id in manager else None
         return spec is not None and provisioner_of(spec) == PROVISIONER

@@ -1,4 +1,4 @@
-"""Forks as kernels of the server: started by its kernel manager and, where wanted, with a notebook and a session each."""
+"""Forks as kernels of the server: its kernel manager starts them, if wanted each with a notebook and a session."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import FcKernelError, LaunchError, StateError
 if TYPE_CHECKING:
     from ..host.service import KernelHost
 
-#: So many names are tried for a copy; who has more forks of one notebook should tidy up.
+#: How many names are tried for a copy of a notebook.
 MAX_COPIES = 1000
 
 
@@ -30,22 +30,22 @@ class Forks:
     """Starts an ordinary kernel of this server for each ticket of a fork. Used on the server's loop."""
 
     def __init__(self, serverapp: ServerApp, host: Callable[[], KernelHost]) -> None:
-        """``host`` gives the user's host, which is not made before it is needed."""
+        """``host`` returns the user's host; it is made when it is first needed."""
         self._host = host
-        # Their methods have annotations in part.
+        # Any: only some of their methods have annotations.
         self._manager: Any = serverapp.kernel_manager
         self._sessions: Any = serverapp.session_manager
         self._contents: Any = serverapp.contents_manager
         self._server = serverapp
-        # Looking for a free name and taking it are two calls of the contents manager.
+        # Held from looking for a free name to taking it: these are two calls of the contents manager.
         self._naming = asyncio.Lock()
 
     async def answer(self, wanted: ForkWanted) -> None:
-        """Start the forks that a cell asks for, each for itself, and report what came of them."""
+        """Start the forks that a cell asks for, independently of each other, and report the results."""
         await self._host().forked(wanted.request, await self._start_all(wanted.tickets))
 
     async def fork(self, kernel_id: str, count: int, *, ref: str | None, path: str | None) -> list[ForkedKernel]:
-        """``count`` kernels, all or none; with ``path`` each with a copy of that notebook, and a session on it."""
+        """Start ``count`` kernels, all or none. With ``path``, each gets a copy of that notebook and a session on the copy."""
         host = self._host()
         order = await host.fork(kernel_id, count, ref=ref)
         results = await self._start_all(order.tickets)
@@ -71,7 +71,7 @@ class Forks:
         return await asyncio.gather(*(self._start(ticket) for ticket in tickets))
 
     async def _start(self, ticket: ForkTicket) -> ForkResult:
-        """A kernel of this server; what fails is in the result: whoever asked waits for the answer."""
+        """Start one fork; an error is returned in the result, because the caller waits for all results."""
         try:
             return await self._started(ticket)
         except FcKernelError as error:
@@ -81,10 +81,10 @@ class Forks:
             return ForkResult(ticket=ticket.ticket, error=f"the fork did not start: {reason}")
 
     async def _started(self, ticket: ForkTicket) -> ForkResult:
-        """A kernel of its parent's kernelspec, where its parent is."""
+        """Start a kernel of its parent's kernelspec, in its parent's directory."""
         parent = ticket.kernel_id
         if parent not in self._manager:
-            raise StateError(f"kernel {parent!r} is none of this server's, which therefore cannot have its forks")
+            raise StateError(f"kernel {parent!r} does not belong to this server, so its forks cannot be started here")
         start: dict[str, Any] = {
             "kernel_name": self._manager.get_kernel(parent).kernel_name,
             "fc_kernel_ticket": ticket.ticket,
@@ -104,17 +104,17 @@ class Forks:
         )
 
     async def _end(self, kernel_ids: Sequence[str]) -> None:
-        """Shut down what a failed fork has started."""
+        """Shut down the kernels that a failed fork has started."""
         for kernel_id in kernel_ids:
             if kernel_id not in self._manager:
-                continue  # it went with its session
+                continue  # it ended with its session
             try:
                 await ensure_async(self._manager.shutdown_kernel(kernel_id, now=True))
-            except Exception as error:  # noqa: BLE001 - the others are to be ended, too
-                self._server.log.error("fc-kernel: fork %s was not ended: %s", kernel_id, error)
+            except Exception as error:  # noqa: BLE001 - the others must be ended, too
+                self._server.log.error("fc-kernel: could not end the fork %s: %s", kernel_id, error)
 
     async def check_notebook(self, path: str) -> str:
-        """The path without slashes around it; refused unless it is a notebook's that may be read."""
+        """The path without slashes around it; refused unless it is the path of a notebook that may be read."""
         path = path.strip("/")
         if PurePosixPath(path).suffix != ".ipynb":
             raise Refusal(HTTPStatus.BAD_REQUEST, "SpecError", f"path is {path[:80]!r}; allowed: a notebook (.ipynb)")
@@ -122,7 +122,7 @@ class Forks:
         return path
 
     async def _with_notebooks(self, forks: Sequence[ForkResult], path: str) -> list[ForkResult]:
-        """Give each fork a copy of the notebook and a session on it; on an error none has one."""
+        """Give each fork a copy of the notebook and a session on it; after an error, none is left with either."""
         made: list[ForkResult] = []
         async with contextlib.AsyncExitStack() as undo:
             for fork in forks:
@@ -140,7 +140,7 @@ class Forks:
         return made
 
     async def _copy(self, path: str) -> str:
-        """Copy a notebook to the first free name beside it; never over another file."""
+        """Copy a notebook to the first free name beside it; never overwrites a file."""
         contents = self._contents
         directory, _, filename = path.rpartition("/")
         stem = filename.removesuffix(".ipynb")

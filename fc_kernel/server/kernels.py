@@ -1,4 +1,4 @@
-"""Kernels: their machines, and snapshots, restores and forks of them."""
+"""Routes about kernels: their microVMs, and snapshots, restores and forks of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..api.models import CreateSnapshot, Fork, Restore
 from ..errors import SpecError
 from .base import Handler
 
-#: A notebook with its outputs; the contents API takes as much.
+#: A notebook with its outputs; the contents API accepts as much.
 MAX_NOTEBOOK_BYTES = 128 << 20
 CONSOLE_LINES = 200
 
@@ -40,7 +40,7 @@ class KernelHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, kernel_id: str) -> None:
-        """What its machine is and does."""
+        """Describe its microVM."""
         self.answer(await self.host_of(kernel_id).kernel(kernel_id))
 
 
@@ -52,7 +52,7 @@ class KernelSnapshotsHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, kernel_id: str) -> None:
-        """List them, oldest first; ``current`` is this kernel's."""
+        """List them, oldest first; ``current`` refers to this kernel."""
         host = self.host_of(kernel_id)
         kernel = await host.kernel(kernel_id)
         snapshots = await host.snapshots(kernel.scope)
@@ -70,12 +70,12 @@ class KernelSnapshotsHandler(Handler):
 
 
 class RestoreHandler(Handler):
-    """A kernel put back to one of its snapshots."""
+    """Restores of a kernel to one of its snapshots."""
 
     @web.authenticated
     @authorized
     async def post(self, kernel_id: str) -> None:
-        """Put the kernel back to a snapshot; answered when it runs again."""
+        """Restore the kernel to a snapshot; the answer comes when it runs again."""
         host = self.host_of(kernel_id)
         wanted = self.read(Restore)
         await self.snapshot(wanted.snapshot)
@@ -84,12 +84,12 @@ class RestoreHandler(Handler):
 
 
 class ForkHandler(Handler):
-    """New kernels that start where this one is, or was."""
+    """Forks of a kernel, from its present state or from a snapshot."""
 
     @web.authenticated
     @authorized
     async def post(self, kernel_id: str) -> None:
-        """Make them; all or none."""
+        """Start them, all or none."""
         self.host_of(kernel_id)
         wanted = self.read(Fork)
         await self.allowed("write", "kernels")
@@ -115,10 +115,10 @@ class ConsoleHandler(Handler):
 
 
 def checked_notebook(document: dict[str, Any]) -> bytes:
-    """A notebook document as a file; raises :class:`~fc_kernel.errors.SpecError` for what is none."""
+    """A notebook document as a file; raises :class:`~fc_kernel.errors.SpecError` if it is not a notebook."""
     if document.get("nbformat") != nbformat.v4.nbformat:
         raise SpecError("notebook.nbformat", document.get("nbformat"), "4", source="request")
-    # Not nbformat.validate: that repairs first, and then warns of it.
+    # Not nbformat.validate, which first repairs the document and then warns about it.
     for error in iter_validate(nbformat.from_dict(document), relax_add_props=True):
         first = str(error).partition("\n")[0]
         raise SpecError("notebook", "a document", f"an nbformat 4 notebook: {first}", source="request")

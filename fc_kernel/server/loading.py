@@ -1,4 +1,4 @@
-"""How the extension is put into a server."""
+"""Loads the extension into a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load(serverapp: ServerApp, client: HostClient | None = None) -> Extension:
-    """Put the extension into a server."""
+    """Load the extension into a server, and return it."""
     extension = Extension(serverapp, client, routes=ROUTES)
     base_url = serverapp.web_app.settings["base_url"]
     web_app: Any = serverapp.web_app

@@ -1,4 +1,4 @@
-"""All routes of the API, with what each takes and answers."""
+"""All routes of the API, with their requests, answers and errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ROUTES = (
         operations={
             "get": Operation(summary="JSON Schema of metadata.fc_kernel, with the administrator's limits", answer=JSON),
             "post": Operation(
-                summary="Look at settings as a start would",
+                summary="Check settings as a start would",
                 request=JSON,
                 answer=None,
                 status=HTTPStatus.NO_CONTENT,
@@ -66,12 +66,12 @@ ROUTES = (
     Route(
         path="kernels",
         handler=KernelsHandler,
-        operations={"get": Operation(summary="All microVM kernels of this server", answer=[Kernel])},
+        operations={"get": Operation(summary="All kernels of this server that run in microVMs", answer=[Kernel])},
     ),
     Route(
         path="kernels/{kernel_id}",
         handler=KernelHandler,
-        operations={"get": Operation(summary="A kernel's machine", answer=Kernel, errors=(MISSING,))},
+        operations={"get": Operation(summary="A kernel and its microVM", answer=Kernel, errors=(MISSING,))},
     ),
     Route(
         path="kernels/{kernel_id}/console",
@@ -97,7 +97,7 @@ ROUTES = (
         handler=RestoreHandler,
         operations={
             "post": Operation(
-                summary="Put the kernel back to a snapshot",
+                summary="Restore the kernel to a snapshot",
                 request=Restore,
                 answer=Kernel,
                 errors=(BAD, MISSING, TAKEN, LARGE, UNFIT),
@@ -109,7 +109,7 @@ ROUTES = (
         handler=ForkHandler,
         operations={
             "post": Operation(
-                summary="Make new kernels that start where this one is, or at a snapshot",
+                summary="Fork the kernel: start new kernels from its present state, or from a snapshot",
                 request=Fork,
                 answer=[ForkedKernel],
                 status=HTTPStatus.CREATED,
@@ -124,13 +124,13 @@ ROUTES = (
             "get": Operation(summary="All snapshots of the user", query=ScopeQuery, answer=[Snapshot], errors=(BAD,))
         },
     ),
-    # Before the route with an id: no id is spelt so, and a POST is nothing that one has.
+    # Before the route with an ID: no ID is "import", and that route has no POST.
     Route(
         path="snapshots/import",
         handler=ImportHandler,
         operations={
             "post": Operation(
-                summary="Take a snapshot from a file that an export made",
+                summary="Import a snapshot from a file that an export made",
                 request="application/octet-stream",
                 query=ImportQuery,
                 answer=Snapshot,
@@ -145,13 +145,13 @@ ROUTES = (
         operations={
             "get": Operation(summary="A snapshot", answer=Snapshot, errors=(MISSING,)),
             "patch": Operation(
-                summary="Rename or describe a snapshot",
+                summary="Change a snapshot's name or description",
                 request=ChangeSnapshot,
                 answer=Snapshot,
                 errors=(BAD, MISSING, TAKEN, LARGE, UNFIT),
             ),
             "delete": Operation(
-                summary="Remove a snapshot",
+                summary="Delete a snapshot",
                 answer=None,
                 status=HTTPStatus.NO_CONTENT,
                 errors=(MISSING, TAKEN, UNFIT),
@@ -162,7 +162,9 @@ ROUTES = (
         path="snapshots/{snapshot_id}/notebook",
         handler=SnapshotNotebookHandler,
         operations={
-            "get": Operation(summary="The notebook saved with a snapshot", answer=JSON, errors=(MISSING, UNFIT))
+            "get": Operation(
+                summary="The notebook that was saved with a snapshot", answer=JSON, errors=(MISSING, UNFIT)
+            )
         },
     ),
     Route(

@@ -1,4 +1,4 @@
-"""Snapshots by themselves: list, look at, rename, remove, and the notebook that was saved with one."""
+"""Routes about snapshots: list, show, rename, delete, and the notebook that was saved with one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class SnapshotHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, snapshot_id: str) -> None:
-        """What it is."""
+        """Show it."""
         self.answer(await self.snapshot(snapshot_id))
 
     @web.authenticated
     @authorized
     async def patch(self, snapshot_id: str) -> None:
-        """Rename it, describe it."""
+        """Change its name or its description."""
         snapshot = await self.snapshot(snapshot_id)
         wanted = self.read(ChangeSnapshot)
         if wanted.name is not None or wanted.description is not None:
@@ -46,7 +46,7 @@ class SnapshotHandler(Handler):
     @web.authenticated
     @authorized
     async def delete(self, snapshot_id: str) -> None:
-        """Remove it; 409 while a VM has it."""
+        """Delete it; 409 while a VM uses its files."""
         await self.snapshot(snapshot_id)
         await self.host.delete_snapshot(snapshot_id)
         self.set_status(HTTPStatus.NO_CONTENT)
@@ -59,7 +59,7 @@ class SnapshotNotebookHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, snapshot_id: str) -> None:
-        """The document, as nbformat has it."""
+        """Return the document, in the notebook format."""
         self.check_xsrf_cookie()
         await self.snapshot(snapshot_id)
         document = await self.host.snapshot_notebook(snapshot_id)

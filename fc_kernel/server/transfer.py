@@ -1,4 +1,4 @@
-"""Snapshots as files: export to the browser, import from it. Either may be larger than memory."""
+"""Snapshots as files: export to the browser, import from it. The files may be larger than memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..errors import QuotaExceeded
 from ..settings.spec import parse
 from .base import Handler
 
-#: Of a body that is refused; more than this breaks the connection.
+#: How much of a refused body is still read; a longer body breaks the connection.
 DRAINED_BYTES = 64 << 20
-#: What goes to the host at once, and how many of those may wait for it.
+#: The size of a piece for the host, and how many pieces may wait for it.
 CHUNK_BYTES = 1 << 20
 CHUNKS_WAITING = 4
 MEDIA_TYPE = "application/x-tar"
@@ -30,7 +30,7 @@ class ExportHandler(Handler):
     @web.authenticated
     @authorized
     async def get(self, snapshot_id: str) -> None:
-        """Send it; a browser saves it."""
+        """Send the file, which a browser saves."""
         self.check_xsrf_cookie()
         snapshot = await self.snapshot(snapshot_id)
         size, content = await self.host.export_snapshot(snapshot_id)
@@ -54,7 +54,7 @@ class ImportHandler(Handler):
     """A file that an export made."""
 
     def initialize(self, extension: object) -> None:
-        """Nothing is received yet."""
+        """Nothing has been received yet."""
         super().initialize(extension)  # type: ignore[arg-type]
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue(CHUNKS_WAITING)
         self._importing: asyncio.Task[Snapshot] | None = None
@@ -63,10 +63,10 @@ class ImportHandler(Handler):
         self._refusal: Exception | None = None
 
     async def prepare(self) -> None:  # type: ignore[override]
-        """Who may not, or sends too much, is refused before anything is written.
+        """Check permission and size before anything is written.
 
-        A refusal while the body is still coming breaks the connection, and a browser then shows a network error in place of
-        it; so the rest of a body that is not too long is taken, dropped, and refused in :meth:`post`.
+        A refusal while the body is still coming would break the connection, and a browser would show a network error instead.
+        So a body that is not too long is read and dropped, and :meth:`post` refuses it.
         """
         length = self.request.headers.get("Content-Length", "")
         announced = int(length) if length.isascii() and length.isdigit() else DRAINED_BYTES
@@ -91,15 +91,17 @@ class ImportHandler(Handler):
         return scope
 
     def _no_room(self, size: int) -> QuotaExceeded:
-        return QuotaExceeded(f"the file has {size >> 20} MiB or more; there is room for {max(0, self._room) >> 20} MiB")
+        return QuotaExceeded(
+            f"the file has at least {size >> 20} MiB; there is room for {max(0, self._room) >> 20} MiB"
+        )
 
     async def _content(self) -> AsyncGenerator[bytes, None]:
-        """The body for the host; nothing more comes after an empty piece."""
+        """The body for the host; an empty piece ends it."""
         while data := await self._chunks.get():
             yield data
 
     async def data_received(self, chunk: bytes) -> None:
-        """Hand on what comes; more than there is room for is dropped, and refused at the end."""
+        """Pass pieces on to the host; what exceeds the room is dropped, and refused at the end."""
         self._received += len(chunk)
         if self._refusal is None and self._received > self._room:
             self._refusal = self._no_room(self._received)
@@ -112,7 +114,7 @@ class ImportHandler(Handler):
             await self._hand_on(data)
 
     async def _hand_on(self, data: bytes) -> None:
-        """Give the host a piece, unless it has refused the rest."""
+        """Pass a piece to the host, unless the import has already ended."""
         importing = self._importing
         if importing is None:
             return
@@ -123,7 +125,7 @@ class ImportHandler(Handler):
     @web.authenticated
     @authorized
     async def post(self) -> None:
-        """Take it into the store, checked."""
+        """Import it into the store, checked."""
         if self._refusal is not None:
             raise self._refusal
         if self._importing is None:
@@ -134,12 +136,12 @@ class ImportHandler(Handler):
         self.answer(await self._importing, HTTPStatus.CREATED)
 
     def on_finish(self) -> None:
-        """Nothing goes on, whether it was taken or not."""
+        """End an import that still runs."""
         self._stop()
         super().on_finish()
 
     def on_connection_close(self) -> None:
-        """The client went away in the middle."""
+        """End the import, because the client went away."""
         self._stop()
         super().on_connection_close()
 

@@ -127,7 +127,7 @@ async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str,
         return {
             "role": operations.ROLE_SOURCE,
             "snapshot": await snapshot_shown(taken.snapshot, session.store, session.incarnation),
-            "stood_still_s": round(taken.stood_still_s, 4),
+            "paused_s": round(taken.paused_s, 4),
             "hook_errors": list(taken.hook_errors),
         }
     if isinstance(args, RestoreArgs):

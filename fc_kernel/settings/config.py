@@ -78,7 +78,11 @@ class FcKernelConfig(Configurable):
         config=True
     )
     min_free_bytes = Integer(1 << 30, min=0, help="Bytes that a snapshot must leave free on the disk.").tag(config=True)
-    max_forks = Integer(16, min=1, help="Most kernels that one %fork may make.").tag(config=True)
+    max_forks = Integer(
+        16,
+        min=1,
+        help="The most kernels that one fork may start. A request through the REST API may ask for at most 8 in any case.",
+    ).tag(config=True)
 
     @default("max_vcpu_count")
     def _max_vcpu_count(self) -> int:

@@ -4,7 +4,7 @@ export type paths = Record<string, never>;
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description What to change; what is left out stays. */
+        /** @description Changes of a snapshot; what is left out stays as it is. */
         readonly ChangeSnapshot: {
             /**
              * @description the new description
@@ -19,7 +19,7 @@ export interface components {
         };
         /** @description The guest's console. */
         readonly Console: {
-            /** @description the last ones, oldest first, without control characters */
+            /** @description the last lines, oldest first, without control characters */
             readonly lines: readonly string[];
         };
         /** @description A snapshot to take now. */
@@ -30,77 +30,77 @@ export interface components {
              */
             readonly description?: string;
             /**
-             * @description unique within the scope; without one it becomes s1, s2, …
+             * @description unique within the scope; the default is s1, s2, …
              * @default null
              */
             readonly name?: string | null;
             /**
-             * @description the notebook document as it is on screen (nbformat 4)
+             * @description the notebook document as it is on the screen (nbformat 4)
              * @default null
              */
             readonly notebook?: {
                 readonly [key: string]: unknown;
             } | null;
         };
-        /** @description Every error. */
+        /** @description An error; all errors have this form. */
         readonly Failure: {
-            /** @description last lines of the guest's console, where there are any */
+            /** @description the last lines of the guest's console, if there are any */
             readonly details: readonly string[];
             /**
              * @description dotted path of the value that was refused
              * @default null
              */
             readonly field: string | null;
-            /** @description one line, fit to be shown */
+            /** @description one line, fit to be displayed */
             readonly message: string;
-            /** @description class of the error, such as SnapshotExists */
+            /** @description the error's class, such as SnapshotExists */
             readonly reason: string;
             /**
-             * @description who gave that value: kernelspec, notebook, call, request …
+             * @description where that value came from: kernelspec, notebook, call, request …
              * @default null
              */
             readonly source: string | null;
         };
-        /** @description Make new kernels. */
+        /** @description Start new kernels from a snapshot of this one. */
         readonly Fork: {
             /**
-             * @description how many
+             * @description number of new kernels
              * @default 1
              */
             readonly count?: number;
             /**
-             * @description a notebook; each fork gets a copy of it, beside the original, and a session on the copy
+             * @description path of a notebook; each fork gets a copy of it, beside the original, and a session on the copy
              * @default null
              */
             readonly path?: string | null;
             /**
-             * @description from this snapshot; without one from this instant
+             * @description ID of the snapshot to start from; by default one that is taken now
              * @default null
              */
             readonly snapshot?: string | null;
         };
-        /** @description A kernel that was made by a fork. */
+        /** @description A kernel that a fork started. */
         readonly ForkedKernel: {
             readonly kernel_id: string;
             readonly name: string;
-            /** @description the notebook's copy */
+            /** @description path of its copy of the notebook */
             readonly path: string | null;
             readonly session_id: string | null;
         };
         /** @description A kernel in a microVM. */
         readonly Kernel: {
-            /** @description id of the snapshot that the state came from or was last saved as */
+            /** @description ID of the snapshot that the state came from or was last saved as */
             readonly current: string | null;
-            /** @description what the snapshots of the scope take on disk */
+            /** @description disk space of the snapshots from which the state came */
             readonly disk_bytes: number;
-            /** @description raised by every start and restore */
+            /** @description a number that every start and restore raises */
             readonly generation: number;
             readonly image: string | null;
             readonly kernel_id: string;
             /** @description snapshots from which the state came, oldest first */
             readonly lineage: readonly components["schemas"]["LineageItem"][];
             readonly mem_size_mib: number | null;
-            /** @description memory that the host really spends on it */
+            /** @description memory of the host that the VM takes at present */
             readonly mem_used_mib: number | null;
             readonly monitor: string | null;
             readonly monitor_version: string | null;
@@ -110,13 +110,13 @@ export interface components {
             readonly started: string | null;
             /** @enum {string} */
             readonly state: "booting" | "running" | "pausing" | "restoring" | "dead";
-            /** @description isolation that the running VM gives; null while there is none */
+            /** @description isolation tier of the running VM; null while there is no VM */
             readonly tier: string | null;
             readonly uptime_s: number | null;
             readonly vcpu_count: number | null;
             readonly vm_id: string | null;
         };
-        /** @description New kernels start from a snapshot of this one. */
+        /** @description New kernels were started from a snapshot of this one. */
         readonly KernelForked: {
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -124,20 +124,20 @@ export interface components {
              */
             readonly action: "fork";
             readonly forks: readonly components["schemas"]["ForkedKernel"][];
-            /** @description the kernel; empty where none is known */
+            /** @description ID of the kernel; empty if it is unknown */
             readonly kernel_id: string;
             /**
-             * @description place in the host's stream of events
+             * @description its number in the host's stream of events
              * @default 0
              */
             readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
-        /** @description What the administrator allows. */
+        /** @description The administrator's limits. */
         readonly Limits: {
-            /** @description null is all */
+            /** @description null means all */
             readonly allowed_images: readonly string[] | null;
-            /** @description most kernels that one request may make */
+            /** @description the most forks that one request may ask for */
             readonly max_forks: number;
             readonly max_mem_size_mib: number;
             readonly max_snapshot_bytes: number;
@@ -147,89 +147,89 @@ export interface components {
             readonly minimum_tier: string;
             readonly networks: readonly string[];
         };
-        /** @description One ancestor of a kernel's state. */
+        /** @description A snapshot from which a kernel's state came. */
         readonly LineageItem: {
             readonly id: string;
             readonly name: string;
         };
         /** @description What happened to a kernel's microVM, or to a snapshot. */
         readonly PublicEvent: components["schemas"]["StateChanged"] | components["schemas"]["SnapshotTaken"] | components["schemas"]["SnapshotRestored"] | components["schemas"]["KernelForked"] | components["schemas"]["SnapshotChanged"] | components["schemas"]["SnapshotDeleted"];
-        /** @description Put the kernel back. */
+        /** @description Restore a kernel to a snapshot. */
         readonly Restore: {
             /**
-             * @description leave Python's random generators as they were
+             * @description keep the state of Python's random generators
              * @default false
              */
             readonly same_seed?: boolean;
-            /** @description id of a snapshot of the kernel's scope */
+            /** @description ID of a snapshot of the kernel's scope */
             readonly snapshot: string;
         };
-        /** @description A checkpoint of a whole machine. */
+        /** @description A snapshot of a whole VM. */
         readonly Snapshot: {
             /** @description ISO 8601, UTC */
             readonly created: string;
-            /** @description a kernel's state stands here */
+            /** @description a running kernel's state came from it or was last saved as it */
             readonly current: boolean;
             readonly description: string;
             readonly has_notebook: boolean;
             readonly id: string;
             readonly image: string;
-            /** @description a running VM has it */
+            /** @description a running VM uses its files */
             readonly in_use: boolean;
             readonly kernel_id: string | null;
             readonly mem_size_mib: number;
             readonly monitor: string;
             readonly name: string;
-            /** @description id */
+            /** @description ID of the snapshot before it */
             readonly parent: string | null;
             readonly scope: string;
-            /** @description what it added to the disk when it was taken */
+            /** @description disk space that it added when it was taken */
             readonly size_bytes: number;
             readonly vcpu_count: number;
         };
-        /** @description A snapshot has another name or description. */
+        /** @description The name or description of a snapshot has changed. */
         readonly SnapshotChanged: {
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
             readonly action: "rename";
-            /** @description the kernel; empty where none is known */
+            /** @description ID of the kernel; empty if it is unknown */
             readonly kernel_id: string;
             /**
-             * @description place in the host's stream of events
+             * @description its number in the host's stream of events
              * @default 0
              */
             readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
-        /** @description A snapshot is gone. */
+        /** @description A snapshot was deleted. */
         readonly SnapshotDeleted: {
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
             readonly action: "delete";
-            /** @description the kernel; empty where none is known */
+            /** @description ID of the kernel; empty if it is unknown */
             readonly kernel_id: string;
             /**
-             * @description place in the host's stream of events
+             * @description its number in the host's stream of events
              * @default 0
              */
             readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
-        /** @description A kernel was put back to a snapshot. */
+        /** @description A kernel was restored to a snapshot. */
         readonly SnapshotRestored: {
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
             readonly action: "restore";
-            /** @description the kernel; empty where none is known */
+            /** @description ID of the kernel; empty if it is unknown */
             readonly kernel_id: string;
             /**
-             * @description place in the host's stream of events
+             * @description its number in the host's stream of events
              * @default 0
              */
             readonly seq: number;
@@ -242,16 +242,16 @@ export interface components {
              * @enum {string}
              */
             readonly action: "snapshot";
-            /** @description the kernel; empty where none is known */
+            /** @description ID of the kernel; empty if it is unknown */
             readonly kernel_id: string;
             /**
-             * @description place in the host's stream of events
+             * @description its number in the host's stream of events
              * @default 0
              */
             readonly seq: number;
             readonly snapshot: components["schemas"]["Snapshot"];
         };
-        /** @description A kernel is in another state. A ``dead`` one says why, and shows the end of the guest's console. */
+        /** @description The state of a kernel has changed. For ``dead``, the event says why and has the end of the guest's console. */
         readonly StateChanged: {
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -259,11 +259,11 @@ export interface components {
              */
             readonly action: "state";
             /**
-             * @description the last lines of the guest's console, for a kernel that is dead
+             * @description the last lines of the guest's console, if the kernel is dead
              * @default []
              */
             readonly console: readonly string[];
-            /** @description the kernel; empty where none is known */
+            /** @description ID of the kernel; empty if it is unknown */
             readonly kernel_id: string;
             /**
              * @description one line for people: why the kernel is dead
@@ -271,26 +271,26 @@ export interface components {
              */
             readonly message: string;
             /**
-             * @description exit status of a kernel process that has ended
+             * @description exit status of the kernel process, if it has ended
              * @default null
              */
             readonly returncode: number | null;
             /**
-             * @description place in the host's stream of events
+             * @description its number in the host's stream of events
              * @default 0
              */
             readonly seq: number;
             /** @enum {string} */
             readonly state: "booting" | "running" | "pausing" | "restoring" | "dead";
             /**
-             * @description the microVM has ended by itself: nobody shut it down, and not only its kernel process ended
+             * @description the microVM has ended, not only the kernel process, and nobody shut it down
              * @default false
              */
             readonly vm_ended: boolean;
         };
         /** @description What this server can do. */
         readonly Status: {
-            /** @description kernels are on another host; then the other routes answer 501 */
+            /** @description the kernels run on a gateway; then all other routes answer 501 */
             readonly gateway: boolean;
             /** @description null with a gateway */
             readonly limits: components["schemas"]["Limits"] | null;
@@ -299,7 +299,7 @@ export interface components {
              * @default null
              */
             readonly message: string | null;
-            /** @description the best isolation of this host; null when no monitor runs, or with a gateway */
+            /** @description the best isolation tier of this host; null when no monitor can run, or with a gateway */
             readonly tier: string | null;
             readonly version: string;
         };

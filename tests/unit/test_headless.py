@@ -53,7 +53,7 @@ def test_microvm_kernelspecs(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["on-the-host", "odd"])
 def test_a_kernelspec_of_the_host_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="on this very host, in no microVM"):
+    with pytest.raises(ConfigError, match="on this host, not in a microVM"):
         require_microvm(name)
 
 
@@ -82,7 +82,7 @@ def test_a_python_notebook_gets_the_default(metadata: dict[str, Any]) -> None:
     ],
 )
 def test_another_language_is_not_run_by_python(metadata: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"in 'R' for the kernel 'ir', which runs in no microVM"):
+    with pytest.raises(ConfigError, match=r"language is 'R', and its kernel 'ir' does not run in a microVM"):
         microvm_kernel(notebook(**metadata))
 
 

@@ -1,7 +1,7 @@
-"""Snapshots of the machine that this code runs in, from Python; the magics ``%snapshot`` and so on do the same.
+"""Snapshots of the VM that this code runs in, from Python; the magics ``%snapshot`` and so on do the same.
 
-In a microVM's kernel this package is called ``fc_kernel``, and is all there is of it; on the host, ``fc_kernel`` has the hooks
-and the IPython extension from here.
+In a guest this package is the whole of ``fc_kernel``; on the host, ``fc_kernel`` takes the hooks and the IPython extension
+from here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["RequestError", "fork", "on_restore", "on_snapshot", "restore", "snap
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """``%load_ext fc_kernel``; a microVM's kernel has done it already."""
+    """``%load_ext fc_kernel``; the kernel of a microVM has loaded it already."""
     from .magics import load_ipython_extension as load
 
     load(shell)

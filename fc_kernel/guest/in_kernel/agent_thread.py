@@ -1,8 +1,8 @@
-"""The agent's end in the kernel's process: a thread that gets the process ready for a snapshot, and renews it after a restore.
+"""The agent's thread in the kernel process: it prepares the process for a snapshot, and renews it after a restore.
 
-While a snapshot is taken it waits for the agent's word in a read that keeps the interpreter's lock, so that no Python code
-runs between the answer to the agent and that word. The main thread stands still until the thread lets it go; other threads
-may run for a switch interval when the lock is free again.
+While a snapshot is taken, the thread waits for the agent's next order in a read that holds the interpreter's lock, so that no
+Python code runs between the thread's answer and that order. The main thread is paused until this thread lets it go; other
+threads may run for one switch interval once the lock is free again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .main_thread import Call, MainThread
 from .renewal import renew
 
 READ_BYTES = 1 << 16
-#: Of the time for a freeze, what is kept for all that follows the hooks.
+#: The share of the time for a freeze that the hooks may take; the rest is for what follows them.
 SHARE_OF_HOOKS = 0.7
 #: A function of the C library that is called with the interpreter's lock held.
 _read = ctypes.PyDLL(None).read
@@ -33,7 +33,7 @@ _read = ctypes.PyDLL(None).read
 class AgentThread:
     """Serves the agent until the process ends. ``kernel`` is the ``ipykernel`` kernel.
 
-    ``first()`` runs before all else, ``rehearsal()`` whenever the agent says so.
+    ``first()`` runs before anything else, ``rehearsal()`` whenever the agent orders it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AgentThread:
         self._received = bytearray()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(path)
-        # By its own number the agent tells the read with the lock from all others.
+        # This descriptor's own number tells the agent that a read of it is the one that holds the lock.
         self._held_fd = os.dup(self._socket.fileno())
         self._thread = threading.Thread(target=self._serve, name="fc_kernel", daemon=True)
 
@@ -61,7 +61,7 @@ class AgentThread:
         self._thread.start()
 
     def _serve(self) -> None:
-        # Other threads take the process's signals: one would end the read below.
+        # Other threads take the process's signals: here, a signal would end the read below.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         if self._first is not None:
             self._first()
@@ -84,7 +84,7 @@ class AgentThread:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _next(self, *, held: bool = False) -> Optional[dict[str, Any]]:
-        """The agent's next line; ``held`` keeps the interpreter's lock meanwhile. ``None`` when the agent is gone."""
+        """The agent's next line; ``held`` holds the interpreter's lock while waiting. ``None`` when the agent is gone."""
         buffer = ctypes.create_string_buffer(READ_BYTES) if held else None
         while b"\n" not in self._received:
             if buffer is not None:
@@ -100,7 +100,7 @@ class AgentThread:
         return orders
 
     def _prepare(self, orders: dict[str, Any]) -> None:
-        """Run the hooks, park the main thread, flush, answer, and wait with the lock held for what comes next."""
+        """Run the hooks, park the main thread, flush, answer, and wait for the next order with the lock held."""
         self._let_go()
         begin = time.monotonic()
         end = begin + SHARE_OF_HOOKS * float(orders["timeout_s"])
@@ -111,7 +111,7 @@ class AgentThread:
             errors = call.errors
         else:
             wanted = bool(run) and len(hooks.on_snapshot) > 0
-            errors = ["on_snapshot: the hooks did not end in time"] if wanted else []
+            errors = ["on_snapshot: the hooks did not finish in time"] if wanted else []
         _flush(end)
         answer = {
             "op": operations.PREPARED,
@@ -122,7 +122,7 @@ class AgentThread:
         }
         self._send(answer)
         follow = self._next(held=True)
-        requests.last_standstill_s = time.monotonic() - begin
+        requests.last_pause_s = time.monotonic() - begin
         if follow is not None and follow["op"] == operations.RENEW:
             self._renew(follow)
         self._let_go()
@@ -131,13 +131,13 @@ class AgentThread:
         return {"execution_count": self._kernel.cell_number, "cell": self._kernel.serving}
 
     def _renew(self, orders: dict[str, Any]) -> None:
-        """Renew the process, let the main thread go by way of the hooks, and say how they fared."""
+        """Renew the process, run the hooks on the main thread, let it go, and report the errors of the hooks."""
         interval = sys.getswitchinterval()
-        # Nobody gets a turn meanwhile, but for those who had been waiting for one.
+        # Meanwhile no thread gets a turn but those that were already waiting for one.
         sys.setswitchinterval(1.0)
         try:
             remarks = renew(getattr(self._kernel, "session", None), orders)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the kernel must go on, and the host hear of it
+        except Exception as error:  # noqa: BLE001 - the kernel must continue, and the host be told of any error
             remarks = [f"renewal: {type(error).__name__}: {error}"]
         finally:
             sys.setswitchinterval(interval)
@@ -151,7 +151,7 @@ class AgentThread:
             if call.done.wait(float(orders["timeout_s"])):
                 remarks += call.errors
             else:
-                remarks.append("on_restore: the hooks did not end in time")
+                remarks.append("on_restore: the hooks did not finish in time")
         self._let_go()
         self._send({"op": operations.RENEWED, "turn": orders["turn"], "hook_errors": remarks})
 
@@ -168,7 +168,7 @@ def _has_lock() -> bool:
 
 
 def _flush(end: float) -> None:
-    """Have what was printed and shown sent, unless the reader is too slow."""
+    """Send all output that was produced so far, unless the reader is too slow."""
     for stream in (sys.stdout, sys.stderr):
         sender = getattr(stream, "pub_thread", None)
         if sender is None or sender.thread is None or not sender.thread.is_alive():

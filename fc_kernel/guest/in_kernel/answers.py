@@ -1,4 +1,4 @@
-"""The host's answers as objects that show themselves as text and as HTML. All in them is text from elsewhere: escaped."""
+"""The host's answers as objects that display as text and as HTML. Everything in them is foreign text, so it is escaped."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import html
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Optional
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes, written for people."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -18,20 +19,31 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def local_time(created: str) -> str:
+    """A time in UTC (ISO 8601) as the time in this machine's zone, which is named; other text as it is."""
+    try:
+        utc = datetime.strptime(created[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return created
+    local = utc.astimezone()
+    # Where the guest does not know the zone of TZ, the offset is zero and the zone has a wrong name.
+    return local.strftime("%Y-%m-%d %H:%M:%S %Z" if local.utcoffset() else "%Y-%m-%d %H:%M:%S UTC")
+
+
 def plain(value: object) -> str:
-    """Text on one line, without what a terminal would obey."""
+    """The value as one line of text, without control characters."""
     return "".join(char if char.isprintable() else " " for char in str(value))
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side."""
+    """A table as plain text, its columns aligned."""
     lines = [[plain(cell) for cell in row] for row in ([head] if head else []) + list(rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same for a browser."""
+    """A table as HTML."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
@@ -42,7 +54,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 @dataclass
 class Snapshot:
-    """One snapshot; ``current`` is the one that this machine comes from, or has taken last."""
+    """One snapshot; ``current`` says that this VM was restored from it, or took it last."""
 
     id: str
     name: str
@@ -51,27 +63,34 @@ class Snapshot:
     size_bytes: int = 0
     parent: Optional[str] = None
     current: bool = False
-    stood_still_s: Optional[float] = None
-    #: What hooks raised as it was taken.
+    #: How long the kernel was paused for it, in seconds; ``None`` unless it was taken just now.
+    paused_s: Optional[float] = None
+    #: What hooks raised while it was taken.
     hook_errors: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, said: dict[str, Any]) -> Snapshot:
+    def of(cls, answer: dict[str, Any]) -> Snapshot:
         """From the host's answer."""
         known = ("id", "name", "description", "created", "size_bytes", "parent", "current")
-        return cls(**{field: said[field] for field in known if field in said})
+        return cls(**{name: answer[name] for name in known if name in answer})
 
     def row(self) -> list[str]:
-        """As a line of the table."""
-        time = self.created.replace("T", " ")[:19]
+        """A row of the table."""
         mark = "*" if self.current else ""
-        return [mark, self.name, time, size(self.size_bytes), self.parent or "", self.description or ""]
+        return [
+            mark,
+            self.name,
+            local_time(self.created),
+            size(self.size_bytes),
+            self.parent or "",
+            self.description or "",
+        ]
 
 
 class Snapshots(list[Snapshot]):
-    """Several, as a table."""
+    """Several snapshots, as a table."""
 
-    HEAD = ("", "Name", "Time (UTC)", "Size", "Parent", "Description")
+    HEAD = ("", "Name", "Time", "Size", "Parent", "Description")
 
     def __init__(self, snapshots: Iterable[Snapshot] = ()) -> None:
         super().__init__(snapshots)
@@ -93,18 +112,18 @@ class Fork:
     url: Optional[str] = None
 
     @classmethod
-    def of(cls, said: dict[str, Any]) -> Fork:
+    def of(cls, answer: dict[str, Any]) -> Fork:
         """From the host's answer."""
-        return cls(said["kernel_id"], said["name"], said["connection_file"], said.get("url"))
+        return cls(answer["kernel_id"], answer["name"], answer["connection_file"], answer.get("url"))
 
     @property
     def command(self) -> str:
-        """What attaches to it, on the host."""
+        """The command that attaches to it, on the host."""
         return f"jupyter console --existing {shlex.quote(self.connection_file)}"
 
 
 class Forks(list[Fork]):
-    """Several, with what to attach to."""
+    """Several forks, with the commands that attach to them."""
 
     def __init__(self, forks: Iterable[Fork] = ()) -> None:
         super().__init__(forks)
@@ -117,8 +136,12 @@ class Forks(list[Fork]):
         return html_table(head, [[each.name, each.url or "", each.command] for each in self])
 
 
-class Machine(dict[str, Any]):
-    """What the host says of this machine."""
+#: Names of values whose keys make no good heading.
+LABELS = {"kernel_id": "Kernel ID", "vm_id": "VM ID", "current": "Current snapshot", "started": "Started from"}
+
+
+class MicroVm(dict[str, Any]):
+    """What the host says about this VM."""
 
     def _rows(self) -> list[list[str]]:
         shown = dict(self)
@@ -130,10 +153,14 @@ class Machine(dict[str, Any]):
         rows.append(["Generation", f"{shown.pop('generation', '?')}"])
         rows.append(["Lineage", " → ".join(map(str, shown.pop("lineage", None) or [])) or "-"])
         rows.append(["Disk", size(float(shown.pop("disk_bytes", 0) or 0))])
-        return rows + [[str(name).replace("_", " ").capitalize(), str(value)] for name, value in shown.items()]
+        return rows + [[_label(name), "none" if value is None else str(value)] for name, value in shown.items()]
 
     def __repr__(self) -> str:
         return text_table((), self._rows())
 
     def _repr_html_(self) -> str:
         return html_table((), self._rows())
+
+
+def _label(name: object) -> str:
+    return LABELS.get(str(name)) or str(name).replace("_", " ").capitalize()

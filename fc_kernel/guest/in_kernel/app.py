@@ -1,6 +1,6 @@
-"""ipykernel's application, which waits for its one reader instead of dropping what that has not read.
+"""ipykernel's application, changed to wait for its one reader instead of dropping messages.
 
-ZeroMQ drops what a subscriber does not take in time, silently, and a thousand small prints can be ahead of a busy agent.
+ZeroMQ silently drops what a subscriber does not take in time, and a thousand small prints can outrun a busy agent.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .magics import load_ipython_extension
 from .output import GuardedOutStream, guard
 from .requests import CellEnded
 
-#: Messages between the kernel and the agent, and as many again in the agent, before the kernel waits. ZeroMQ counts messages,
-#: not bytes, and a few of 8 MiB are all that a small guest has room for; more of them make nothing faster.
+#: The kernel waits when so many messages are on their way to the agent, and as many again in the agent. ZeroMQ counts messages,
+#: not bytes, and a small guest has room for only a few of 8 MiB; a longer queue makes nothing faster.
 QUEUED_MESSAGES = 32
 
 
 class Shell(ZMQInteractiveShell):
-    """IPython's shell, which says nothing of a cell that ended because its machine was restored."""
+    """IPython's shell, silent about a cell that ended because its VM was restored."""
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Show an error, unless it is none."""
+        """Show an error, but not :class:`CellEnded`, which is none."""
         if isinstance((exc_tuple or sys.exc_info())[1], CellEnded):
             self._last_traceback = None
             return
@@ -43,11 +43,11 @@ class Shell(ZMQInteractiveShell):
 
 
 class Kernel(IPythonKernel):
-    """ipykernel's kernel, whose cells are interrupted between outputs and not within them."""
+    """ipykernel's kernel, whose cells are interrupted between outputs, not in the middle of one."""
 
-    #: The number of the cell that was begun last.
+    #: The number of the last cell that was begun.
     cell_number = 0
-    #: The id of the request that the main thread works at.
+    #: The ID of the request that the main thread is working on.
     serving: Optional[str] = None
 
     @default("shell_class")
@@ -55,17 +55,17 @@ class Kernel(IPythonKernel):
         return Shell
 
     def pre_handler_hook(self) -> None:
-        """Before each request: from here on a SIGINT is a :class:`KeyboardInterrupt`."""
+        """Called before each request: from here on SIGINT raises :class:`KeyboardInterrupt`."""
         self.saved_sigint_handler = guard.install()
 
     def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
-        """Note whose request is next."""
+        """Note which request is next."""
         super().set_parent(ident, parent, channel)  # type: ignore[no-untyped-call]
         if channel == "shell" and threading.current_thread() is threading.main_thread():
             self.serving = parent["header"]["msg_id"]
 
     async def dispatch_shell(self, *args: Any, **kwargs: Any) -> None:
-        """Serve a request, to its idle status."""
+        """Serve a request, up to its idle status."""
         try:
             await super().dispatch_shell(*args, **kwargs)
         finally:
@@ -83,7 +83,7 @@ class Kernel(IPythonKernel):
         cell_meta: Optional[dict[str, Any]] = None,
         cell_id: Optional[str] = None,
     ) -> dict[str, Any]:
-        """Run a cell. What comes after it, its reply above all, is not interrupted."""
+        """Run a cell. What follows it, above all its reply, is not interrupted."""
         on_main = threading.current_thread() is threading.main_thread()
         if store_history and not silent and self.shell is not None:
             self.cell_number = self.shell.execution_count
@@ -92,7 +92,7 @@ class Kernel(IPythonKernel):
                 code, silent, store_history, user_expressions, allow_stdin, cell_meta=cell_meta, cell_id=cell_id
             )
         except KeyboardInterrupt:
-            # It came when the cell itself had ended; without this there would be no reply at all.
+            # The interrupt came after the cell had ended; without this there would be no reply at all.
             content = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
             content["execution_count"] = self.execution_count
         finally:
@@ -105,7 +105,7 @@ class Kernel(IPythonKernel):
 
 
 class KernelApp(IPKernelApp):
-    """The application with our kernel and streams, and a bounded iopub socket that blocks."""
+    """The application with this package's kernel and streams, and a bounded iopub socket that blocks."""
 
     @default("kernel_class")
     def _default_kernel_class(self) -> type:
@@ -116,7 +116,7 @@ class KernelApp(IPKernelApp):
         return f"{GuardedOutStream.__module__}.{GuardedOutStream.__qualname__}"
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
-        """Bind iopub, then limit it, on the thread that the socket belongs to."""
+        """Bind iopub, then limit its queue on the thread that owns the socket."""
         super().init_iopub(context)  # type: ignore[no-untyped-call]
         socket = self.iopub_thread.socket
 
@@ -127,12 +127,12 @@ class KernelApp(IPKernelApp):
         self.iopub_thread.schedule(limit)
 
     def init_extensions(self) -> None:
-        """Load ours, and what is configured."""
+        """Load the magics, then the extensions that are configured."""
         load_ipython_extension(self.shell)
         super().init_extensions()  # type: ignore[no-untyped-call]
 
     def start(self) -> None:
-        """Run, and tell the agent so as soon as the loop does."""
+        """Run; the agent is told as soon as the loop runs."""
         path = os.environ.get(AGENT_SOCKET_VARIABLE)
         if path:
             rehearsal = partial(warm.warm_up, self)

@@ -1,5 +1,5 @@
-"""What the user wants done before a snapshot and after a restore: functions, run on the main thread in the order of their
-registration.
+"""Hooks: the user's functions that run before a snapshot and after a restore, on the main thread, in the order in which they
+were registered.
 
     @fc_kernel.on_restore
     def reconnect(): ...
@@ -13,19 +13,19 @@ from typing import Callable, TypeVar
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
-#: Of an error of a hook, for the host's log and the user's cell.
+#: The length of a hook's error in the host's log and in the user's cell.
 MAX_ERROR_CHARS = 500
 
 
 class Hooks:
-    """Called with a function it registers that, and returns it, so that it serves as a decorator."""
+    """A list of functions. Calling it with a function registers that function and returns it, so it works as a decorator."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._hooks: list[Callable[[], object]] = []
 
     def __call__(self, hook: Hook) -> Hook:
-        """Run ``hook()`` each time; a second registration changes nothing."""
+        """Register ``hook``; a second time changes nothing."""
         if not callable(hook):
             raise TypeError(f"fc_kernel.{self.name} takes a function, not {hook!r}")
         if hook not in self._hooks:
@@ -33,7 +33,7 @@ class Hooks:
         return hook
 
     def remove(self, hook: Callable[[], object]) -> None:
-        """Run it no more; nothing happens if it is not registered."""
+        """Unregister ``hook``; nothing happens if it is not registered."""
         if hook in self._hooks:
             self._hooks.remove(hook)
 
@@ -41,7 +41,7 @@ class Hooks:
         return len(self._hooks)
 
     def run(self) -> list[str]:
-        """Run all; an error of one does not stop the others. Returns the errors, one line each."""
+        """Run all hooks; an error in one does not stop the others. Returns the errors, one line each."""
         return [error for hook in list(self._hooks) if (error := self._error_of(hook))]
 
     def _error_of(self, hook: Callable[[], object]) -> str:

@@ -10,10 +10,10 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from . import api
-from .answers import Machine, Snapshots, plain, size
+from .answers import MicroVm, Snapshots, plain, size
 from .requests import RequestError
 
-#: Whoever presses Tab does not want to wait.
+#: A completion that takes longer is of no use to whoever pressed Tab.
 COMPLETION_TIMEOUT_S = 2.0
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -25,7 +25,7 @@ def _option(*names: str, **options: Any) -> Callable[[Any], Any]:
 
 
 def _takes(*options: Callable[[Any], Any]) -> Callable[[Method], Method]:
-    """``line_magic``, ``magic_arguments`` and its options in one decorator, which has a type."""
+    """One typed decorator for ``line_magic``, ``magic_arguments`` and the options."""
 
     def decorate(method: Method) -> Method:
         for option in reversed(options):
@@ -38,11 +38,11 @@ def _takes(*options: Callable[[Any], Any]) -> Callable[[Method], Method]:
 
 
 def _parsed(magic: Any, line: str) -> Any:
-    """The arguments; ``None`` after ``--help``, which is printed."""
+    """The arguments; ``None`` for ``--help``, whose text is printed here."""
     try:
         words = shlex.split(line)
     except ValueError:
-        words = line.split()  # a quote that is not closed is an apostrophe
+        words = line.split()  # an unclosed quote is an apostrophe
     if "--help" in words or "-h" in words:
         print(magic.parser.format_help())
         return None
@@ -58,14 +58,14 @@ def _asked(call: Callable[[], Any]) -> Any:
 
 @magics_class
 class MicroVmMagics(Magics):
-    """The machine that the kernel runs in."""
+    """Magics for the microVM that the kernel runs in."""
 
     @_takes(
-        _option("name", nargs="?", help="letters, digits, '.', '_', '-'; without one: s1, s2, …"),
-        _option("-m", "--message", nargs="+", default=[], metavar="TEXT", help="a description, to the end of the line"),
+        _option("name", nargs="?", help="letters, digits, '.', '_', '-'; the default is s1, s2, …"),
+        _option("-m", "--message", nargs="+", default=[], metavar="TEXT", help="a description: the rest of the line"),
     )
     def snapshot(self, line: str) -> None:
-        """Keep the whole machine as it is at this line, and go on.
+        """Save the whole microVM at this line, and continue.
 
         After %restore the session is back here; the rest of this cell does not run again.
         """
@@ -73,45 +73,45 @@ class MicroVmMagics(Magics):
         if given is None:
             return
         taken = _asked(lambda: api.snapshot(given.name, " ".join(given.message)))
-        print(f"Snapshot {plain(taken.name)}: {size(taken.size_bytes)}, paused for {taken.stood_still_s:.2f} s")
+        print(f"Snapshot {plain(taken.name)}: {size(taken.size_bytes)}, paused for {taken.paused_s:.2f} s")
         for error in taken.hook_errors:
             print(plain(error))
 
     @_takes()
     def snapshots(self, line: str) -> Optional[Snapshots]:
-        """The snapshots that can be restored here; the current one is marked."""
+        """List the snapshots that can be restored here; the current one is marked."""
         if _parsed(self.snapshots, line) is None:
             return None
         found: Snapshots = _asked(api.snapshots)
         return found
 
     @_takes(
-        _option("name", help="of the snapshot, or its id"),
+        _option("name", help="name or ID of the snapshot"),
         _option("--same-seed", action="store_true", help="repeat the random numbers that followed the snapshot"),
     )
     def restore(self, line: str) -> None:
-        """Go back to a snapshot: this session is then as it was there. What happened since is lost."""
+        """Return to a snapshot: this session is then as it was there. Whatever happened since is lost."""
         given = _parsed(self.restore, line)
         if given is not None:
             _asked(lambda: api.restore(given.name, same_seed=given.same_seed))
 
     @_takes(
-        _option("name", nargs="?", help="of the snapshot that the new kernels come from"),
-        _option("-n", "--count", type=int, default=1, metavar="N", help="how many (default: 1)"),
+        _option("name", nargs="?", help="name for the snapshot that the new kernels start from"),
+        _option("-n", "--count", type=int, default=1, metavar="N", help="number of kernels (default: 1)"),
     )
     def fork(self, line: str) -> None:
-        """New kernels that begin at this line; this one goes on."""
+        """Start new kernels from this line; this kernel continues."""
         given = _parsed(self.fork, line)
         if given is not None:
             print(_asked(lambda: api.fork(given.name, given.count)))
 
     @_takes()
-    def vm(self, line: str) -> Optional[Machine]:
-        """What this kernel runs on: isolation, size, age, where it comes from."""
+    def vm(self, line: str) -> Optional[MicroVm]:
+        """Show the microVM of this kernel: isolation, size, uptime, snapshots."""
         if _parsed(self.vm, line) is None:
             return None
-        machine: Machine = _asked(api.vm)
-        return machine
+        facts: MicroVm = _asked(api.vm)
+        return facts
 
 
 def _snapshot_names(_shell: Any, _event: Any) -> list[str]:

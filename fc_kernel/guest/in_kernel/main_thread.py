@@ -1,7 +1,7 @@
-"""Work for the main thread, whatever it is doing: it is called by a signal, between two of its bytecodes.
+"""Work for the main thread, whatever it is doing: a signal has it called between two bytecodes.
 
-It also stands still that way while a snapshot is taken: a cell does not go on, and no other one starts, between the hooks
-before the snapshot and those after it.
+The main thread is also paused this way while a snapshot is taken: between the hooks before the snapshot and those after it, no
+cell continues and none starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIGNUM = signal.SIGRTMIN + 9
 
 
 class Call:
-    """One piece of work; what :meth:`run` returned is in ``errors`` when ``done`` is set."""
+    """One piece of work; ``errors`` has what it returned once ``done`` is set."""
 
     def __init__(self, work: Optional[Callable[[], list[str]]], *, then_park: bool) -> None:
         self._work = work
@@ -29,12 +29,12 @@ class Call:
         self._more: Optional[Call] = None
 
     def release(self, more: Optional[Call] = None) -> None:
-        """Let the main thread go on, after ``more``."""
+        """Let the main thread continue, after it has run ``more``."""
         self._more = more
         self._released.set()
 
     def run(self) -> None:
-        """On the main thread."""
+        """Do the work; called on the main thread."""
         if self._work is not None and not self._released.is_set():
             self.errors = self._work()
         self.done.set()
@@ -52,21 +52,21 @@ class MainThread:
         self._ident = threading.main_thread().ident or 0
 
     def install(self) -> None:
-        """Take the signal; on the main thread."""
+        """Handle the signal from now on; called on the main thread."""
         signal.signal(SIGNUM, self._called)
 
     def start(self, call: Call) -> None:
-        """Ask the main thread to run this as soon as it can; a call that it has not begun is forgotten."""
+        """Have the main thread run this as soon as it can, in place of a call that it has not begun."""
         self._call = call
         signal.pthread_kill(self._ident, SIGNUM)
 
     def _called(self, _signum: int, _frame: object) -> None:
-        # Not within the output streams: others need their locks.
+        # Not inside the output streams: other threads need their locks.
         guard.when_free(self._run)
 
     def _run(self) -> None:
         call, self._call = self._call, None
         if call is not None:
-            # An interrupt waits until the main thread is where it was.
+            # An interrupt waits until the main thread is back where it was.
             with guard:
                 call.run()

@@ -1,8 +1,8 @@
 """The kernel's stdout and stderr, which an interrupt does not break.
 
 ipykernel's streams are Python code with locks and events in it. An interrupt that comes in the middle of it leaves them
-half-changed, or is lost; a cell that only prints is in there most of the time, and in a slow guest almost always. So an
-interrupt waits until the stream is done, and the stream waits for its reader only as long as there is no interrupt.
+half-changed, or is lost; a cell that only prints is in that code most of the time, and in a slow guest almost always. So an
+interrupt waits until the stream is done, and the stream stops waiting for its reader when there is an interrupt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional, Union
 
 from ipykernel.iostream import OutStream
 
-#: How soon a stream that waits for its reader looks for an interrupt.
+#: How often a stream that waits for its reader looks for an interrupt.
 LOOK_EVERY_S = 0.05
 
 
@@ -31,13 +31,13 @@ class Guard:
 
     def handle(self, _signum: int, _frame: Optional[FrameType]) -> None:
         """The signal's handler. Python runs it on the main thread."""
-        # One or more interrupts become one exception, wherever it comes out.
+        # Several interrupts become one exception, which is raised where the guarded code is left.
         self.pending = self._depth > 0
         if not self.pending:
             raise KeyboardInterrupt
 
     def when_free(self, call: Callable[[], None]) -> None:
-        """Run ``call()`` now, or when the main thread leaves the guarded code; from a signal's handler."""
+        """Run ``call()`` now, or when the main thread leaves the guarded code. Called from a signal handler."""
         if self._depth:
             self._waiting.append(call)
         else:
@@ -45,11 +45,11 @@ class Guard:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody waits for the main thread to leave the guarded code."""
+        """Whether something waits for the main thread to leave the guarded code."""
         return self.pending or bool(self._waiting)
 
     def install(self) -> Union[Callable[[int, Optional[FrameType]], Any], int, None]:
-        """Handle SIGINT; returns what did before. Only on the main thread."""
+        """Handle SIGINT from now on; returns the previous handler. Only on the main thread."""
         return signal.signal(signal.SIGINT, self.handle)
 
     def __enter__(self) -> None:
@@ -81,7 +81,7 @@ class GuardedOutStream(OutStream):
             return super().write(string)
 
     def flush(self) -> None:
-        """Wait until what was written is sent, the time is up, or the main thread is wanted."""
+        """Wait until what was written is sent, the time is up, or something waits for the main thread."""
         with guard:
             sender = self.pub_thread and self.pub_thread.thread
             if not sender or not sender.is_alive() or sender is threading.current_thread():

@@ -1,4 +1,4 @@
-"""What a process must not keep when its machine was copied: key, identity, environment, the state of random generators."""
+"""Renewing what a process must not keep when its VM was copied: key, identity, environment, state of random generators."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ MT19937_WORDS = 624
 
 
 def renew(session: Any, orders: dict[str, Any]) -> list[str]:
-    """Carry out what the agent orders after a restore: ``key``, ``env``, ``cwd``, ``reseed``. Returns remarks.
+    """Carry out what the agent orders after a restore: ``key``, ``env``, ``cwd``, ``reseed``. Returns what went wrong.
 
-    ``session`` is the kernel's ``jupyter_client`` session. The new key comes first: what clients had sent to the machine
-    that was copied is signed with the old one, and is dropped.
+    ``session`` is the kernel's ``jupyter_client`` session. The new key comes first: what clients had sent to the VM
+    that was copied is signed with the old key, and is dropped.
     """
     remarks: list[str] = []
     if session is not None and orders.get("key"):
         session.key = str(orders["key"]).encode()
-        # Message ids begin with it; those of the discarded time would be used a second time.
+        # Message IDs begin with it: without a new one, IDs that clients have already seen would be used again.
         session.session = os.urandom(16).hex()
     os.environ.update({str(name): str(value) for name, value in (orders.get("env") or {}).items()})
     if cwd := orders.get("cwd"):
         try:
             os.chdir(str(cwd))
         except OSError as error:
-            remarks.append(f"the working directory {cwd} was not entered: {error.strerror}")
+            remarks.append(f"could not change to the working directory {cwd}: {error.strerror}")
     _forget_names()
     if orders.get("reseed", True):
         remarks += reseed()
@@ -36,7 +36,7 @@ def renew(session: Any, orders: dict[str, Any]) -> list[str]:
 
 
 def _forget_names() -> None:
-    """Temporary names come from a generator of their own, and the host's name is remembered."""
+    """Forget two cached things: the generator of temporary file names, and the host name."""
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile._name_sequence = None  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ def _forget_names() -> None:
 
 
 def reseed() -> list[str]:
-    """Reseed the global generators that are loaded; returns what could not be. A generator of the user's own is not found."""
+    """Reseed the global generators that are loaded; returns those that failed. The user's own generators are not found."""
     remarks = []
     for name, seed in _GENERATORS.items():
         module = sys.modules.get(name)
@@ -54,13 +54,13 @@ def reseed() -> list[str]:
             continue
         try:
             seed(module)
-        except Exception as error:  # noqa: BLE001 - of any version, or a user's own module of that name
-            remarks.append(f"{name} was not reseeded: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - it may be any version, or a user's own module of that name
+            remarks.append(f"{name} could not be reseeded: {type(error).__name__}: {error}")
     return remarks
 
 
 def _random(module: Any) -> None:
-    # As a number: bytes would be hashed first, by code that an emulator has to translate before the first cell.
+    # As a number: bytes would first be hashed, by code that an emulator would have to translate before the first cell.
     module.seed(int.from_bytes(os.urandom(SEED_BYTES), "little"))
 
 
@@ -71,7 +71,7 @@ def _ssl(module: Any) -> None:
 def _numpy(module: Any) -> None:
     numpy = sys.modules["numpy"]
     try:
-        # All of its state, which is quicker than to seed it from an array.
+        # Setting the whole state is faster than seeding it from an array.
         module.set_state(("MT19937", numpy.frombuffer(os.urandom(4 * MT19937_WORDS), numpy.uint32), MT19937_WORDS))
     except (ValueError, TypeError):  # the user has put another kind of generator there
         module.seed([int.from_bytes(os.urandom(4), "little") for _ in range(SEED_BYTES // 4)])

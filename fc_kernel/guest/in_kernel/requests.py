@@ -1,4 +1,4 @@
-"""Asking the host by way of the agent, from a cell: one connection, one line there, one line back."""
+"""A cell's requests to the host, through the guest agent: one connection, one line there, one line back."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, Optional
 
 from fc_kernel.wire.operations import AGENT_SOCKET_VARIABLE, ROLE_SOURCE
 
-NOT_HERE = "this kernel does not run in a microVM; start one of the kind “Python (microVM)”"
+NOT_HERE = "this kernel does not run in a microVM; choose the kernel “Python (microVM)”"
 READ_BYTES = 1 << 16
-#: A list of many snapshots is some kilobytes.
+#: Far more than a list of many snapshots takes, which is some kilobytes.
 MAX_ANSWER_BYTES = 16 << 20
 
-#: How long the kernel stood still the last time, by its own clock.
-last_standstill_s = 0.0
+#: How long the kernel was paused for the last snapshot, in seconds by its own clock.
+last_pause_s = 0.0
 
 
 class RequestError(RuntimeError):
-    """The host refused, or there is no host; one line says why."""
+    """The host refused, or there is no host; the message is one line and says why."""
 
 
 class CellEnded(BaseException):
-    """Ends a cell whose machine was restored from a snapshot that the cell itself had taken. It is no error.
+    """Ends a cell whose VM was restored from a snapshot that the cell itself had taken. It is not an error.
 
-    The rest of the cell has run already, in the machine that the snapshot was taken of.
+    The rest of the cell has run already, in the VM that the snapshot was taken of.
     """
 
     def _render_traceback_(self) -> list[str]:
@@ -33,7 +33,7 @@ class CellEnded(BaseException):
 
 
 def request(op: str, *, timeout_s: Optional[float] = None, **args: Any) -> dict[str, Any]:
-    """The host's answer; raises :class:`RequestError`. An interrupt while waiting withdraws the question."""
+    """The host's answer; raises :class:`RequestError`. An interrupt while waiting withdraws the request."""
     path = os.environ.get(AGENT_SOCKET_VARIABLE)
     if not path:
         raise RequestError(NOT_HERE)
@@ -44,15 +44,15 @@ def request(op: str, *, timeout_s: Optional[float] = None, **args: Any) -> dict[
             sock.connect(path)
             sock.sendall(line)
             received = bytearray()
-            # Waiting like this lets other threads and the channels run, and an interrupt end it.
+            # While this waits, other threads and the channels run, and an interrupt ends it.
             while not received.endswith(b"\n"):
                 data = sock.recv(READ_BYTES)
                 if not data or len(received) > MAX_ANSWER_BYTES:
-                    raise RequestError("the guest's agent gave no answer")
+                    raise RequestError("the guest agent did not answer")
                 received += data
         except OSError as error:
-            # A timeout is one of them.
-            raise RequestError(f"the guest's agent cannot be reached: {error.strerror or error}") from error
+            # Timeouts are OSErrors too.
+            raise RequestError(f"the guest agent cannot be reached: {error.strerror or error}") from error
     answer = json.loads(received)
     if "error" in answer:
         raise RequestError(" ".join(str(answer["error"]).split()))
@@ -63,7 +63,7 @@ def request(op: str, *, timeout_s: Optional[float] = None, **args: Any) -> dict[
 
 
 def _parent_id() -> Optional[str]:
-    """The id of the request that is being executed."""
+    """The ID of the request that is being executed."""
     from IPython.core.getipython import get_ipython
 
     shell = get_ipython()

@@ -1,8 +1,8 @@
-"""What is done in a kernel before a template is made of it, so that no cell after a restore pays for it.
+"""Warming a kernel up before a template is made of it, so that no cell after a restore has to wait for it.
 
-Requests such as a notebook sends go through the whole machinery once: imports that wait for their first use are done then, and
-under emulation they take seconds. Nothing of it is left in the namespace, the history or the counter; no output is seen.
-The completer is left cold: what jedi loads at first takes longer than the whole start.
+Requests like those of a notebook go through the whole kernel once. That performs the imports that wait for their first use,
+which take seconds under emulation. It leaves no trace in the namespace, the history or the execution counter, and no output.
+The completer is left cold: what jedi loads on its first use takes longer than the whole start.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from IPython.core.getipython import get_ipython
 
 from fc_kernel.wire.operations import TEMPLATE_IMPORTS_VARIABLE
 
-#: Of all requests together; large modules take their time in an emulated guest.
+#: For each reply; large modules take long to import in an emulated guest.
 TIMEOUT_MS = 120_000
 CELL = "__import__('fc_kernel.warm').warm.within_a_cell()"
 
 
 def wanted() -> bool:
-    """Whether a template is made of this kernel: the variable is set, even to nothing."""
+    """Whether a template will be made of this kernel: the variable is set, even if it is empty."""
     return TEMPLATE_IMPORTS_VARIABLE in os.environ
 
 
@@ -45,10 +45,10 @@ def warm_up(app: Any) -> None:
             ):
                 session.send(socket, kind, content)
                 if not socket.poll(TIMEOUT_MS):
-                    print(f"no answer to the first {kind}", file=sys.__stderr__)
+                    print(f"no reply to the first {kind}", file=sys.__stderr__)
                     return
                 socket.recv_multipart()
-        # A request's last word, that the kernel is idle, comes after its reply.
+        # The last message of a request, that the kernel is idle, comes after its reply.
         for schedule in (app.kernel.io_loop.add_callback, publishing.schedule):
             done = threading.Event()
             schedule(done.set)
@@ -58,11 +58,11 @@ def warm_up(app: Any) -> None:
 
 
 def within_a_cell() -> str:
-    """On the main thread, as a cell; what it returns is displayed to nobody."""
+    """Runs on the main thread, as a cell; nobody sees what it returns."""
     shell: Any = get_ipython()
     import_modules()
     try:
-        raise KeyError("the first traceback loads what formats all of them")
+        raise KeyError("the first traceback loads what formats all tracebacks")
     except KeyError:
         shell.InteractiveTB.structured_traceback(*sys.exc_info())
     shell.events.register("post_execute", _forget)
@@ -70,11 +70,11 @@ def within_a_cell() -> str:
 
 
 def import_modules() -> None:
-    """Import what the template is to have; what cannot be imported costs a line on stderr."""
+    """Import the modules that the template is to have; each that fails is named on stderr."""
     for name in filter(None, map(str.strip, os.environ.pop(TEMPLATE_IMPORTS_VARIABLE, "").split(","))):
         error = _import(name)
         if error:
-            print(f"not imported: {name}: {error}", file=sys.__stderr__, flush=True)
+            print(f"could not import {name}: {error}", file=sys.__stderr__, flush=True)
 
 
 def _import(name: str) -> str:

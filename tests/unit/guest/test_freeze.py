@@ -177,7 +177,7 @@ def test_hooks_are_left_out_when_nobody_wants_them(guest: Guest) -> None:
 
 def test_a_hook_without_end_is_not_waited_for(guest: Guest) -> None:
     guest.run("import fc_kernel\nhung = True\n@fc_kernel.on_snapshot\ndef hang():\n    while hung: pass")
-    assert guest.freeze(timeout_s=1)["hook_errors"] == ["on_snapshot: the hooks did not end in time"]
+    assert guest.freeze(timeout_s=1)["hook_errors"] == ["on_snapshot: the hooks did not finish in time"]
     guest.call("thaw")
     guest.call("kernel.kill")
     guest.notified("kernel.exited")
@@ -218,7 +218,7 @@ def test_the_same_seed_on_request(guest: Guest) -> None:
     guest.run("import random; random.seed(1); first = random.getstate()")
     guest.freeze()
     remarks = guest.restored(reseed=False, cwd="/no/such/place")["hook_errors"]
-    assert remarks == ["the working directory /no/such/place was not entered: No such file or directory"]
+    assert remarks == ["could not change to the working directory /no/such/place: No such file or directory"]
     guest.attach(2)
     assert guest.run("print(random.getstate() == first)") == "True\n"
 

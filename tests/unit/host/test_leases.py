@@ -56,7 +56,7 @@ async def test_a_call_holds_it() -> None:
 
 async def test_a_process_that_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its owner stood still, too, and could not renew."""
-    monkeypatch.setattr(leases, "STOOD_STILL_S", LEASE_S)
+    monkeypatch.setattr(leases, "STOPPED_S", LEASE_S)
     ended = Ended()
     Lease(LEASE_S, ended)
     time.sleep(LEASE_S * 3)  # noqa: ASYNC251 - nothing runs, as in a process that is stopped

@@ -133,7 +133,7 @@ async def test_a_cell_that_forks_is_answered_whatever_the_server_raises(
     assert "\n" not in fork.error
     site.app.kernel_manager._kernels.pop(MICROVM)
     fork = await site.host.fork_in_a_cell(MICROVM)
-    assert "none of this server's" in fork.error
+    assert "does not belong to this server" in fork.error
 
 
 async def test_what_happens_is_told(site: Site) -> None:
