@@ -34,7 +34,7 @@ HOOKS_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class TakenSnapshot:
-    """A published snapshot, and for how long the kernel was stopped."""
+    """A published snapshot, and for how many seconds the kernel was paused."""
 
     snapshot: Snapshot
     paused_s: float
@@ -97,7 +97,7 @@ async def take(
         machine.rebase(None)
         raise
     machine.rebase(snapshot, hold)
-    return TakenSnapshot(snapshot, stood_still_s, frozen.hook_errors)
+    return TakenSnapshot(snapshot, paused_s, frozen.hook_errors)
 
 
 def _published(draft: Draft, publish: Callable[[], Snapshot]) -> tuple[Snapshot, Hold]:
