@@ -120,7 +120,7 @@ class Command(_Application):
             return
         least, most = self.words
         if len(self.extra_args) < least or (most is not None and len(self.extra_args) > most):
-            self.usage_error(f"expected {self.words_shown or 'no further words'}, got {self.extra_args!r}")
+            self.usage_error(f"expected {self.words_shown or 'no arguments'}, got {self.extra_args!r}")
         self.log.addFilter(_not_reported_anyway)
         # So that what a command has begun is undone when it is told to end, and not only when it is interrupted.
         for number in (signal.SIGTERM, signal.SIGHUP):

@@ -43,7 +43,7 @@ def check_name(name: object) -> str:
         raise SpecError(
             "name",
             name,
-            "1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit, without '..', and not like an id",
+            "1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit, without '..', other than 16 hexadecimal digits",
         )
     return name
 

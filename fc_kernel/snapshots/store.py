@@ -362,7 +362,7 @@ def _meant(snapshots: Sequence[Snapshot], ref: str) -> Snapshot:
         ids = [f"{each.id} ({each.name} of {each.scope[:80]})" for each in found]
         raise SnapshotNotFound(f"{shown} could be any of: {_newest(ids)}; say which by its id")
     if not snapshots:
-        raise SnapshotNotFound(f"there is no snapshot {shown}, and no other")
+        raise SnapshotNotFound(f"there is no snapshot {shown}; there are no snapshots here")
     raise SnapshotNotFound(f"there is no snapshot {shown}; there are: {_newest([each.name for each in snapshots])}")
 
 

@@ -48,7 +48,7 @@ def test_an_empty_store_is_not_made_by_looking(store: SnapshotStore) -> None:
     assert store.broken() == {}
     assert store.sweep() == []
     assert store.disk_bytes() == 0
-    with pytest.raises(SnapshotNotFound, match="no snapshot 'x', and no other"):
+    with pytest.raises(SnapshotNotFound, match="no snapshot 'x'; there are no snapshots here"):
         store.get("x")
     assert not store.root.exists()
 
