@@ -67,9 +67,7 @@ def _import(store: SnapshotStore, reader: ArchiveReader, *, scope: str | None, n
     try:
         draft = store.begin(name=wanted, scope=scope or manifest.scope, expected_bytes=head.expected_bytes)
     except SnapshotExists:
-        raise SnapshotExists(
-            f"there is already a snapshot {wanted!r}; rename or delete it first, or import this one under another name"
-        ) from None
+        raise SnapshotExists(f"there is a snapshot {wanted!r} already; give this one another with --name") from None
     with draft:
         with disk.directory(draft.directory) as here:
             reader.extract(head, here)
