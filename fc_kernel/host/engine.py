@@ -62,6 +62,13 @@ class Engine(LoopThread):
                 cls._shared = cls()
             return cls._shared
 
+    @classmethod
+    def running(cls) -> Engine | None:
+        """The engine of this process, if it was started; it is not started for this."""
+        with cls._lock:
+            found = cls._shared
+            return None if found is None or found._pid != os.getpid() or found._loop.is_closed() else found
+
     def open(
         self,
         tenant: Tenant,

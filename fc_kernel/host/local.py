@@ -128,8 +128,10 @@ class LocalHost(KernelHost):
 
     async def close(self, kernel_id: str) -> None:
         """See :meth:`KernelHost.close`."""
-        if kernel_id in self._kernels.opened:
-            await self._engine.run(self._kernels.close(kernel_id))
+        engine = self._own_engine or Engine.running()
+        # Looked up on the engine's loop: an opening that was cancelled a moment ago may still be ahead of this there.
+        if engine is not None:
+            await engine.run(self._kernels.close(kernel_id))
 
     async def renew_lease(self, kernel_id: str) -> None:
         """See :meth:`KernelHost.renew_lease`."""
