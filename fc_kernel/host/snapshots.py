@@ -7,19 +7,20 @@ import contextlib
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from functools import partial
 from typing import BinaryIO, cast
 
 from ..api.calls import DiskUse
 from ..api.inventory import BrokenSnapshot, SnapshotDetails
 from ..api.models import Snapshot as SnapshotModel
+from ..base.tasks import off_loop
 from ..errors import QuotaExceeded, SnapshotNotFound
-from ..snapshots.export import export_snapshot
+from ..snapshots import disk
+from ..snapshots.archive import Archive
 from ..snapshots.snapshot import Snapshot
 from ..snapshots.store import SnapshotStore
 from .inventory import details_view
 from .views import snapshot_view
-
-CHUNK_BYTES = 1 << 20
 
 
 class SnapshotFiles:
@@ -75,27 +76,17 @@ class SnapshotFiles:
         return cast("BinaryIO", tempfile.TemporaryFile(dir=self._store.root))
 
     async def export(self, snapshot_id: str) -> tuple[int, AsyncGenerator[bytes, None]]:
-        """Check a snapshot, write it as a file, and return the file's size and content."""
-        with contextlib.ExitStack() as undo:
-            file = undo.enter_context(await asyncio.to_thread(self._exported, snapshot_id))
-            size = file.tell()
-            file.seek(0)
-            undo.pop_all()
-        content = _content(file)
-        await anext(content)  # so that closing it closes the file even if nothing was read
-        return size, content
+        """Check a snapshot; its size as one file, and the content, which needs no room on the disk."""
+        archive = await off_loop(partial(self._checked, snapshot_id), undo=Archive.close)
+        content = _content(archive)
+        await anext(content)  # so that closing it closes the files even if nothing was read
+        return archive.size_bytes, content
 
-    def _exported(self, snapshot_id: str) -> BinaryIO:
-        snapshot, free = self.get(snapshot_id), self._free_bytes()
-        if snapshot.size_bytes > free:
-            raise QuotaExceeded(f"the file takes {snapshot.size_bytes >> 20} MiB; there is room for {free >> 20} MiB")
-        with contextlib.ExitStack() as undo:
-            file = undo.enter_context(self.spool())
-            with self._store.hold(snapshot):
-                self._store.check(snapshot)
-                export_snapshot(snapshot, file)
-            undo.pop_all()
-        return file
+    def _checked(self, snapshot_id: str) -> Archive:
+        snapshot = self.get(snapshot_id)
+        with self._store.hold(snapshot):
+            self._store.check(snapshot)
+            return Archive(snapshot)
 
     async def receive(self, content: AsyncIterator[bytes]) -> BinaryIO:
         """Write ``content`` to a spool; raises :class:`~fc_kernel.errors.QuotaExceeded` when there is no room for it."""
@@ -116,8 +107,9 @@ def no_room(size: int, room: int) -> QuotaExceeded:
     return QuotaExceeded(f"the file has at least {size >> 20} MiB; there is room for {room >> 20} MiB")
 
 
-async def _content(file: BinaryIO) -> AsyncGenerator[bytes, None]:
-    with file:
+async def _content(archive: Archive) -> AsyncGenerator[bytes, None]:
+    with archive, disk.explained("export a snapshot"):
         yield b""
-        while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        pieces = iter(archive)
+        while data := await asyncio.to_thread(next, pieces, b""):
             yield data

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from ..errors import SnapshotCorrupt
 from ..memory.digest import CHUNK_BYTES
@@ -45,28 +45,49 @@ class Readable(Protocol):
         """At most so many bytes; none at the end."""
 
 
+class Archive:
+    """All of a snapshot as one stream of bytes: ``mem`` comes first, then the parts in their order.
+
+    Its files are opened at once: whoever removes the snapshot meanwhile does no harm. Raises
+    :class:`~fc_kernel.errors.SnapshotCorrupt` for a file that is not of the size in the manifest.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        with ExitStack() as stack:
+            here = stack.enter_context(disk.directory(snapshot.directory))
+            manifest = Manifest.from_bytes(disk.read_part(here, MANIFEST_NAME, MAX_MANIFEST_BYTES))
+            text = manifest.to_bytes()
+            self._members = [_Member(MANIFEST_NAME, len(text), iter([text]))]
+            for name in _order(manifest):
+                descriptor = stack.enter_context(disk.part(here, name))
+                self._members.append(_member(name, descriptor, manifest.part(name).size_bytes))
+            self._files = stack.pop_all()
+        #: Of the whole stream, known before anything is read.
+        self.size_bytes = sum(member.padded_bytes for member in self._members) + len(_END)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; may be called twice."""
+        self._files.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The bytes, in pieces of at most a few MiB; once."""
+        for member in self._members:
+            yield from member.pieces()
+        yield _END
+
+
 def write_archive(snapshot: Snapshot, out: Writable) -> int:
-    """Write all of a snapshot; returns how many bytes that were. ``mem`` comes first, then the parts in their order."""
-    with ExitStack() as stack:
-        # All are open before a byte goes out: whoever removes the snapshot meanwhile does no harm.
-        here = stack.enter_context(disk.directory(snapshot.directory))
-        manifest = Manifest.from_bytes(disk.read_part(here, MANIFEST_NAME, MAX_MANIFEST_BYTES))
-        files = {part.file: stack.enter_context(disk.part(here, part.file)) for part in manifest.parts}
-        writer = _Writer(out)
-        text = manifest.to_bytes()
-        writer.member(MANIFEST_NAME, len(text), iter([text]))
-        for name in _order(manifest):
-            size = os.fstat(files[name]).st_size
-            if size != manifest.part(name).size_bytes:
-                raise SnapshotCorrupt(name, f"it has {size} bytes, the manifest says {manifest.part(name).size_bytes}")
-            if name == MEM:
-                extents = _extents(files[name], size)
-                table = HEAD.pack(MAGIC, size, len(extents)) + b"".join(EXTENT.pack(*extent) for extent in extents)
-                writer.member(name, len(table) + _total(extents), _content(files[name], extents, table))
-            else:
-                writer.member(name, size, _content(files[name], [(0, size)]))
-        writer.end()
-        return writer.written
+    """Write all of a snapshot; returns how many bytes that were."""
+    with Archive(snapshot) as archive:
+        for data in archive:
+            out.write(data)
+        return archive.size_bytes
 
 
 def _order(manifest: Manifest) -> list[str]:
@@ -96,25 +117,41 @@ def _content(descriptor: int, extents: Extents, first: bytes = b"") -> Iterator[
             yield data
 
 
-class _Writer:
-    def __init__(self, out: Writable) -> None:
-        self._out = out
-        self.written = 0
+#: A tar ends with two empty blocks.
+_END = bytes(2 * tarfile.BLOCKSIZE)
 
-    def _write(self, data: bytes) -> None:
-        self._out.write(data)
-        self.written += len(data)
 
-    def member(self, name: str, size: int, content: Iterator[bytes]) -> None:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = size, 0o600
-        self._write(info.tobuf(tarfile.GNU_FORMAT))
-        for data in content:
-            self._write(data)
-        self._write(bytes(-size % tarfile.BLOCKSIZE))
+@dataclass(frozen=True)
+class _Member:
+    """One file of the tar."""
 
-    def end(self) -> None:
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
+    name: str
+    size: int
+    content: Iterator[bytes]
+
+    @property
+    def padded_bytes(self) -> int:
+        """With its header and what fills its last block."""
+        return tarfile.BLOCKSIZE + self.size + -self.size % tarfile.BLOCKSIZE
+
+    def pieces(self) -> Iterator[bytes]:
+        info = tarfile.TarInfo(self.name)
+        info.size, info.mode = self.size, 0o600
+        yield info.tobuf(tarfile.GNU_FORMAT)
+        yield from self.content
+        if padding := -self.size % tarfile.BLOCKSIZE:
+            yield bytes(padding)
+
+
+def _member(name: str, descriptor: int, expected_bytes: int) -> _Member:
+    size = os.fstat(descriptor).st_size
+    if size != expected_bytes:
+        raise SnapshotCorrupt(name, f"it has {size} bytes, the manifest says {expected_bytes}")
+    if name != MEM:
+        return _Member(name, size, _content(descriptor, [(0, size)]))
+    extents = _extents(descriptor, size)
+    table = HEAD.pack(MAGIC, size, len(extents)) + b"".join(EXTENT.pack(*extent) for extent in extents)
+    return _Member(name, len(table) + _total(extents), _content(descriptor, extents, table))
 
 
 @dataclass(frozen=True)
