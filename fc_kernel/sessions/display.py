@@ -13,7 +13,7 @@ from .incarnation import Incarnation
 
 
 async def snapshot_shown(snapshot: Snapshot, store: SnapshotStore, incarnation: Incarnation | None) -> dict[str, Any]:
-    """A snapshot of a kernel as a cell's table has it."""
+    """The row for a snapshot in a table of snapshots, JSON-safe."""
     current = _current(incarnation)
 
     def show() -> dict[str, Any]:
@@ -23,7 +23,7 @@ async def snapshot_shown(snapshot: Snapshot, store: SnapshotStore, incarnation: 
 
 
 async def snapshots_shown(scope: str, store: SnapshotStore, incarnation: Incarnation | None) -> list[dict[str, Any]]:
-    """All snapshots of a kernel's scope, oldest first."""
+    """The rows for all snapshots of a scope, oldest first."""
     current = _current(incarnation)
 
     def show() -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ async def snapshots_shown(scope: str, store: SnapshotStore, incarnation: Incarna
 
 
 def _row(snapshot: Snapshot, names: Mapping[str, str], current: str | None) -> dict[str, Any]:
-    """``names`` are those of its ancestors, by id; ``current`` is the id of the snapshot where the kernel stands."""
+    """``names`` has its ancestors' names by id; ``current`` is the id of the snapshot where the kernel stands."""
     parent = snapshot.parent
     return {
         "id": snapshot.id,
@@ -55,7 +55,7 @@ def _current(incarnation: Incarnation | None) -> str | None:
 
 
 def machine_info(incarnation: Incarnation, store: SnapshotStore) -> dict[str, Any]:
-    """The machine as it is shown to its user. Reads no file: snapshots are shown as the store last saw them."""
+    """What users see of a VM, JSON-safe. Reads no file: the snapshots are as the store saw them last."""
     machine = incarnation.machine
     plan, origin = machine.vmm.plan, machine.origin
     lineage = () if origin.current is None else store.known_lineage(origin.current)

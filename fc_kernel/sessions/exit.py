@@ -1,4 +1,4 @@
-"""How a session's last kernel process ended, and what still has to be told of it."""
+"""How a session's last kernel process ended, and whether those who wait for the kernel were told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class KernelExit:
         self.reason = ""
         self._over = asyncio.Event()
         self._over.set()
-        #: With which error what still waits for the kernel is to be answered; empty when it was.
+        #: The error for the requests that still wait for the kernel; empty once they were answered.
         self._unanswered = ""
 
     @property
@@ -25,27 +25,27 @@ class KernelExit:
         return self._over.is_set()
 
     async def wait(self) -> int:
-        """Return the status when the process has ended; 0, at once, when there was none."""
+        """Wait until the process has ended and return its exit status; 0, at once, when none was started."""
         await self._over.wait()
         return self.returncode if self.returncode is not None else 0
 
     def begin(self) -> None:
-        """Another process is about to run."""
+        """Note that another process is about to run."""
         self.returncode = None
         self._over.clear()
 
     def end(self, returncode: int, reason: str) -> None:
-        """The process has ended, and whoever waits for the kernel is to be told why."""
+        """Note that the process has ended; whoever waits for the kernel is to be told why."""
         self.returncode, self.reason, self._unanswered = returncode, reason, reason
         self._over.set()
 
     def never_ran(self) -> None:
-        """The start failed: the process is over, unless its end was noted already."""
+        """Note that the start failed and no process runs; an end that was noted before stays."""
         if not self.over:
             self.returncode = -signal.SIGKILL
             self._over.set()
 
     def take_unanswered(self) -> str:
-        """The error for what waits for the kernel; empty from the second time on."""
+        """The error for the requests that wait for the kernel; empty from the second call on."""
         unanswered, self._unanswered = self._unanswered, ""
         return unanswered

@@ -1,4 +1,4 @@
-"""Forking a kernel in two steps: tickets are issued, and whoever owns the kernel starts an ordinary kernel with each."""
+"""Forking a kernel in two steps: tickets are issued, and the kernel's owner starts an ordinary kernel with each."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..machine.start import KernelRequest
 from ..snapshots.snapshot import Snapshot
 from .tickets import ForkParent, TicketBook
 
-#: Has whoever owns a kernel (by its id) start one with each ticket, and returns what came of them; on the engine's loop.
+#: Has the owner of the kernel with this id start a kernel with each ticket, and returns the results; on the engine's loop.
 StartForks = Callable[[str, list[ForkTicket]], Awaitable[list[ForkResult]]]
 
 
 def issue(
     book: TicketBook, count: int, snapshot: Snapshot, last: KernelRequest | None, *, kernel_id: str, scope: str
 ) -> list[ForkTicket]:
-    """Tickets for kernels at a snapshot, with the settings and the environment of the kernel that is forked.
+    """Issue tickets for kernels that start from a snapshot with the settings and environment of the forked kernel.
 
-    ``last`` is what its last start asked for. Raises :class:`~fc_kernel.errors.StateError` when it was never started, and
-    :class:`~fc_kernel.errors.LimitError` when too many tickets are out.
+    ``last`` is the request of its last start. Raises :class:`~fc_kernel.errors.StateError` when it was never started, and
+    :class:`~fc_kernel.errors.LimitError` when too many tickets are open.
     """
     if last is None:
         raise StateError("the kernel was never started")
@@ -32,16 +32,16 @@ def issue(
 async def have_started(
     book: TicketBook, kernel_id: str, tickets: list[ForkTicket], start: StartForks
 ) -> list[ForkResult]:
-    """What came of each ticket; one that started no kernel says so in its ``error``.
+    """Have a kernel started with each ticket; returns a result for each, with an ``error`` where no kernel was started.
 
     Raises :class:`~fc_kernel.errors.LaunchError` with the first error when no kernel was started at all.
     """
     try:
         by_ticket = {each.ticket: each for each in await start(kernel_id, tickets)}
     finally:
-        # Whatever was not used by now, nobody waits for.
+        # Nobody waits any more for a ticket that was not used by now.
         book.revoke(tickets)
-    silent = "nobody has said what came of this fork"
+    silent = "the result of this fork was not reported"
     results = [by_ticket.get(each.ticket, ForkResult(ticket=each.ticket, error=silent)) for each in tickets]
     if all(each.error for each in results):
         raise LaunchError(results[0].error)

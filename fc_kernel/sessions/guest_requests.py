@@ -1,4 +1,4 @@
-"""What a cell in the guest asks of the host: the magics' other end. A guest may ask only about itself."""
+"""The host's end of the magics: what a cell in the guest asks for. A guest may ask only about itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GuestRequest(_Strict):
     instance: Annotated[int, Field(ge=0, lt=1 << 31)]
     op: Literal["snapshot", "snapshots", "restore", "fork", "vm"]
     args: dict[str, Any] = Field(default_factory=dict)
-    #: The id of the request whose cell asks.
+    #: The message id of the request whose cell asks.
     parent: Annotated[str, Field(max_length=128)] | None = None
 
 
@@ -73,15 +73,15 @@ class Asked(Protocol):
 
     @property
     def scope(self) -> str:
-        """What the names of its snapshots are unique in."""
+        """Where the names of its snapshots are unique."""
 
     @property
     def store(self) -> SnapshotStore:
-        """Where they are."""
+        """The store of its snapshots."""
 
     @property
     def incarnation(self) -> Incarnation | None:
-        """The present one."""
+        """The present incarnation, if there is one."""
 
     async def take_snapshot(self, name: str | None, description: str) -> TakenSnapshot:
         """``%snapshot``."""
@@ -97,7 +97,7 @@ class Asked(Protocol):
 
 
 async def serve(session: Asked, incarnation: Incarnation, params: dict[str, Any]) -> None:
-    """Do what the guest asks for and answer it; after a restore that succeeds nobody is left to be answered."""
+    """Do what the guest asks for and answer it; after a successful restore the VM that asked is gone and gets no answer."""
     try:
         request = GuestRequest.model_validate(params)
     except ValidationError as error:
@@ -113,8 +113,8 @@ async def serve(session: Asked, incarnation: Incarnation, params: dict[str, Any]
     except FcKernelError as error:
         answer = {"error": str(error)}
     except Exception as error:
-        # The cell waits, and would wait for ever.
-        log.exception("what a cell asked for failed: %s", request.op)
+        # Without an answer the cell would wait for ever.
+        log.exception("a request of a cell failed: %s", request.op)
         answer = {"error": f"the host failed: {type(error).__name__}"}
     machine, now = incarnation.machine, session.incarnation
     if now is not None and now.machine is machine:
@@ -138,5 +138,5 @@ async def _do(session: Asked, request: GuestRequest, args: _Strict) -> dict[str,
         return {"role": operations.ROLE_SOURCE, "forks": [fork.model_dump(exclude={"ticket"}) for fork in forks]}
     if request.op == operations.SNAPSHOTS:
         return {"snapshots": await snapshots_shown(session.scope, session.store, session.incarnation)}
-    await off_loop(session.store.list)  # so that what other processes have renamed or removed is known
+    await off_loop(session.store.list)  # sees what other processes have renamed or removed
     return session.info()

@@ -12,9 +12,9 @@ class Incarnation:
     """The one place where a session keeps its machine and what belongs to the kernel process in it."""
 
     machine: Machine
-    #: Raised by every start and restore; both ends of a channel's tunnel know it.
+    #: Counted up by every start and restore; both ends of a channel's tunnel know it.
     generation: int
-    #: The number that the guest has for the kernel process; 0 while none was started.
+    #: The guest's number for the kernel process; 0 before one was started.
     instance: int = 0
-    #: Signs the kernel's messages between here and the guest.
+    #: The key that signs messages between the host and the kernel.
     key: bytes = b""

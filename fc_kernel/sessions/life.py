@@ -1,4 +1,4 @@
-"""A kernel's life: its process is started, perhaps again, in a machine that may be replaced, behind stable endpoints."""
+"""The life of a kernel: its process and its VM may be replaced, while the endpoints of its clients stay."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class _Start:
     """A start that is under way."""
 
     task: asyncio.Task[Any]
-    #: Whether it was the close that cancelled it, not its own caller.
+    #: Whether the close cancelled it, and not its own caller.
     cancelled_by_close: bool = False
 
 
 class KernelLife(ABC):
-    """Starts, watches and ends a kernel. Used on the engine's loop, but for ``returncode``, ``death`` and ``ports``."""
+    """Starts, watches and ends a kernel. Only ``returncode``, ``death`` and ``ports`` may be used off the engine's loop."""
 
     def __init__(
         self,
@@ -58,9 +58,10 @@ class KernelLife(ABC):
         emit: Callable[[Event], None],
         on_closed: Callable[[], None],
     ) -> None:
-        """Bind the clients' sockets. ``endpoint_dir`` holds them and is removed with the session; so it is when this fails.
+        """Bind the clients' sockets. ``endpoint_dir`` holds them; it is removed when the session closes or when this fails.
 
-        ``emit`` is told what happens, and ``on_closed`` that everything is released; both on the loop.
+        ``emit`` is called with each event, and ``on_closed`` when everything is released; both on the loop.
+        Raises :class:`~fc_kernel.errors.ConfigError` when a socket cannot be bound.
         """
         self._config = supply.tenant.config
         self._supply = supply
@@ -74,17 +75,17 @@ class KernelLife(ABC):
         self.incarnation: Incarnation | None = None
         #: The highest generation that any incarnation had.
         self._generation = 0
-        #: What the last start asked for.
+        #: The request of the last start.
         self._request: KernelRequest | None = None
         self._restored_from: SnapshotRef | None = None
-        #: Held while a kernel is started, saved, put back or dialled again.
+        #: Held while the kernel is started, saved, restored or connected again.
         self._lock = asyncio.Lock()
         self._start: _Start | None = None
         self._closing: asyncio.Task[None] | None = None
         #: Cancelled by the close.
         self._background = TaskSet(self._task_failed)
         self._guest_requests = TaskSet(self._task_failed)
-        #: Awaited by the close: what the kernel said last, such as its reply to the shutdown, is still on its way.
+        #: Awaited by the close: the kernel's last messages, such as its reply to the shutdown, are still on their way.
         self._finishing = TaskSet(self._task_failed)
         self._linger: asyncio.Task[None] | None = None
         self._last_words: asyncio.Task[None] | None = None
@@ -114,13 +115,13 @@ class KernelLife(ABC):
 
     @property
     def scope(self) -> str:
-        """What the names of this kernel's snapshots are unique in: its notebook, or itself."""
+        """Where the names of this kernel's snapshots are unique: its notebook, or the kernel itself."""
         named = self.labels.get("scope") or self.labels.get("notebook")
         return named or f"kernel:{self.kernel_id}"
 
     @property
     def machine(self) -> Machine | None:
-        """The guest, if there is one."""
+        """The VM, if there is one."""
         return None if self.incarnation is None else self.incarnation.machine
 
     @property
@@ -134,7 +135,7 @@ class KernelLife(ABC):
         return self._exit.reason
 
     def _enter(self, cause: Cause, *, message: str = "", vm_ended: bool = False) -> None:
-        """Go on to the phase that follows, and say so where people would call it another state."""
+        """Enter the phase that follows, and emit an event if users see it as another state."""
         before, self.phase = self.phase, following(self.phase, cause)
         word = WORDS[self.phase]
         if word == WORDS[before]:
@@ -153,22 +154,22 @@ class KernelLife(ABC):
         )
 
     def _tell(self, event: Event) -> None:
-        """What fails at those who hear of it must not keep a kernel from its start or its end."""
+        """Emit an event; a listener that fails must not keep a kernel from starting or ending."""
         try:
             self._emit(event)
         except Exception:
             log.exception("kernel %s: an event was lost", self.kernel_id)
 
     def _running_incarnation(self) -> Incarnation:
-        """That of a kernel that runs; raises :class:`~fc_kernel.errors.StateError`."""
+        """The incarnation of a running kernel; raises :class:`~fc_kernel.errors.StateError` when none runs."""
         if self.incarnation is None or not self.running:
-            raise StateError("no kernel runs here")
+            raise StateError("no kernel is running")
         return self.incarnation
 
     async def start(self, request: KernelRequest) -> None:
-        """Start a kernel process: in the machine that is there if it is healthy and as requested, else in a fresh one.
+        """Start a kernel process: in the present VM if that is healthy and as requested, else in a new one.
 
-        Raises :class:`~fc_kernel.errors.FcKernelError`; then neither a kernel process nor a machine is left.
+        Raises :class:`~fc_kernel.errors.FcKernelError`; then neither a kernel process nor a VM is left.
         """
         async with self._lock:
             self._enter(Cause.START)
@@ -190,13 +191,13 @@ class KernelLife(ABC):
                 finally:
                     self._enter(Cause.START_FAILED, message=str(error) if isinstance(error, FcKernelError) else "")
                 if start.cancelled_by_close and isinstance(error, asyncio.CancelledError):
-                    raise StateError("the session was closed while it started") from None
+                    raise StateError("the kernel was closed while it started") from None
                 raise
             finally:
                 self._start = None
 
     async def _incarnation_for(self, request: KernelRequest) -> Incarnation:
-        """The machine that is to have the kernel, in a new generation."""
+        """A new incarnation, in the VM that is to run the kernel."""
         present, last = self.incarnation, self._request
         if present is not None:
             same = last is not None and request.resolved == last.resolved and self._config.keep_vm_on_restart
@@ -209,7 +210,7 @@ class KernelLife(ABC):
         ref = request.resolved.spec.restore_from
         if ref is not None and ref != self._restored_from:
             machine = await self._supply.from_ref(ref, request.resolved, scope=self.scope, labels=self.labels)
-            # Once: whoever restarts the kernel later wants a fresh one.
+            # Only once: a later restart is meant to give a fresh kernel.
             self._restored_from = ref
         else:
             machine = await self._supply.fresh(request.resolved, python=request.argv is None, labels=self.labels)
@@ -218,12 +219,12 @@ class KernelLife(ABC):
         return self.incarnation
 
     def _next_incarnation(self, machine: Machine) -> Incarnation:
-        """A machine in which no kernel process runs yet."""
+        """The next incarnation, in a VM where no kernel process runs yet."""
         self._generation = max(self._generation, machine.origin.generation) + 1
         return Incarnation(machine=machine, generation=self._generation)
 
     def _inhabit(self, incarnation: Incarnation) -> None:
-        """From now on the kernel is this one, and what it tells is heard."""
+        """Make this incarnation the present one, and listen to its guest."""
         self.incarnation = incarnation
         self._generation = max(self._generation, incarnation.generation)
         incarnation.machine.listen(functools.partial(self._notified, incarnation))
@@ -254,7 +255,7 @@ class KernelLife(ABC):
             raise KernelStartError(f"{self.death} as soon as it had started", console=machine.vmm.console_tail())
 
     async def attach(self, incarnation: Incarnation, rollback: Rollback | None = None) -> None:
-        """Connect the channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
+        """Connect the channels to the guest; raises :class:`~fc_kernel.errors.FcKernelError`."""
         await self._wiring.attach(
             incarnation.machine.links,
             guest_key=incarnation.key,
@@ -268,16 +269,16 @@ class KernelLife(ABC):
         if method == KERNEL_REQUEST:
             self._asked(incarnation, params)
         elif method == KERNEL_EXITED and not self._exit.over:
-            # A dead kernel's machine waits a while for a restart, which may never come.
+            # A dead kernel's VM waits a while for a restart, which may never come.
             self._drop_machine_after(self._config.restart_linger_s)
             self._kernel_ended(*how_it_ended(params))
 
     @abstractmethod
     def _asked(self, incarnation: Incarnation, params: dict[str, Any]) -> None:
-        """A cell asks for something; called on the loop."""
+        """Serve a cell's request; called on the loop."""
 
     def machine_ended(self, returncode: int, reason: str) -> None:
-        """The machine has ended, or is of no use any more, and its kernel with it."""
+        """The VM has ended or is useless, and its kernel has ended with it."""
         self._drop_machine_after(0.0)
         if not self._exit.over:
             self._kernel_ended(returncode, reason, vm_ended=not self._told_to_end)
@@ -290,7 +291,7 @@ class KernelLife(ABC):
         self._enter(Cause.KERNEL_ENDED, message=reason, vm_ended=vm_ended)
 
     async def _fail_pending(self, after_s: float = 0.0) -> None:
-        """Answer with an error, once, what waits for a kernel that has ended."""
+        """Answer the requests that wait for an ended kernel with an error, once."""
         await asyncio.sleep(after_s)
         if reason := self._exit.take_unanswered():
             await self._wiring.detach(reason)
@@ -323,7 +324,7 @@ class KernelLife(ABC):
             await self.incarnation.machine.agent.signal_kernel(signum)
 
     async def kill(self) -> None:
-        """End the kernel process at once; when the agent does not answer, the whole machine."""
+        """Kill the kernel process; when the agent does not do it in time, kill the VM."""
         if self.incarnation is None or not self.running:
             return
         machine, self._told_to_end = self.incarnation.machine, True
@@ -332,21 +333,21 @@ class KernelLife(ABC):
             async with asyncio.timeout(AGENT_TIMEOUT_S):
                 await self._exit.wait()
         except (FcKernelError, TimeoutError) as error:
-            log.warning("VM %s is ended: its agent does not end the kernel: %s", machine.vmm.plan.vm_id, error)
-            with contextlib.suppress(StateError):  # it was closed in the meantime
+            log.warning("VM %s is killed: its agent did not end the kernel: %s", machine.vmm.plan.vm_id, error)
+            with contextlib.suppress(StateError):  # it was closed meanwhile
                 await machine.vmm.kill()
 
     async def wait(self) -> int:
-        """Return when the kernel process has ended; at once when there is none."""
+        """Wait until the kernel process has ended and return its exit status; 0, at once, when none was started."""
         return await self._exit.wait()
 
     def abandon(self) -> None:
-        """Close without waiting, on the loop, when nobody is left who could."""
+        """Begin to close, on the loop, when nobody is left who could wait for it."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(), name="close")
 
     async def aclose(self) -> None:
-        """End the kernel, its machine and the endpoints; may be called twice, and also cancelled releases everything."""
+        """End the kernel, its VM and the endpoints. May be called twice; releases everything even when cancelled."""
         self.abandon()
         assert self._closing is not None  # noqa: S101 - abandon has made it
         await asyncio.shield(self._closing)
@@ -372,7 +373,7 @@ class KernelLife(ABC):
             await self._finishing.wait()
 
     async def _end_in_order(self) -> None:
-        """The kernel is no more, and whatever waits for it is told so."""
+        """Note the kernel's end, and answer whatever waits for it."""
         if not self._exit.over:
             self._exit.end(-signal.SIGKILL, "the kernel was shut down")
         with contextlib.suppress(FcKernelError):

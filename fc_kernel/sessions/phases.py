@@ -1,26 +1,26 @@
-"""The phases of a kernel's session: one table of what may follow what.
+"""The phases of a kernel's session, and one table of which may follow which.
 
-A session outlives kernel processes and machines: it opens with its clients' sockets and ends when these are closed. In between
+A session outlives kernel processes and VMs: it opens with its clients' sockets and ends when these are closed. In between
 it is in one of these phases:
 
-- ``EMPTY``: no kernel process and no machine. So it begins, and so it is after a start that failed or a machine that is gone.
-- ``STARTING``: a machine is found or made, and a kernel process started in it.
-- ``RUNNING``: a kernel process runs, and its cells too.
-- ``PAUSING``: it is held still for a snapshot. When it runs again the phase is ``RUNNING``, while the snapshot is written.
-- ``RESTORING``: it runs on until a machine that was loaded from a snapshot takes the place of its own.
-- ``LINGERING``: the kernel process has ended; its machine is kept for a while, in case of a restart.
+- ``EMPTY``: no kernel process and no VM: at the beginning, after a failed start, and when the VM is gone.
+- ``STARTING``: a VM is found or made, and a kernel process is started in it.
+- ``RUNNING``: a kernel process runs and executes cells.
+- ``PAUSING``: the kernel is paused for a snapshot. It is ``RUNNING`` again while the snapshot is written.
+- ``RESTORING``: the kernel runs on until a VM that was loaded from a snapshot replaces its own.
+- ``LINGERING``: the kernel process has ended; its VM is kept for a while, in case of a restart.
 - ``CLOSING``: everything is being released. ``CLOSED``: everything is released.
 
 Who causes what:
 
-- The session's owner starts, pauses, restores; all three hold the session's lock until they are done, and so nothing but
-  ``KERNEL_ENDED`` and the close comes between their first event and their last.
-- The guest, the monitor or the watchdog ends the kernel, at any time and without the lock. A start that is under way finds out
-  by itself, and so ``STARTING`` stays. After a pause or a restore that the end overtook, ``RESUMED`` comes late and changes
+- The session's owner starts, pauses and restores. Each of these holds the session's lock until it is done, so only
+  ``KERNEL_ENDED`` and the close can come between its first event and its last.
+- The guest, the monitor or the watchdog ends the kernel, at any time and without the lock. A start that is under way
+  notices by itself, so ``STARTING`` stays. When the end overtakes a pause or a restore, ``RESUMED`` comes late and changes
   nothing.
 - The owner closes at any time, without the lock, and from then on nothing else changes anything.
 
-Invariants: ``RUNNING``, ``PAUSING`` and ``RESTORING`` have a machine and a kernel process in it, ``LINGERING`` has a machine,
+Invariants: ``RUNNING``, ``PAUSING`` and ``RESTORING`` have a VM and a kernel process in it, ``LINGERING`` has a VM,
 ``EMPTY`` and ``CLOSED`` have none. Every phase can be closed, and nothing follows ``CLOSED``.
 """
 
@@ -49,18 +49,18 @@ class Cause(Enum):
     """What makes a session go from one phase to another; the value completes "it cannot …"."""
 
     START = "start a kernel"
-    STARTED = "have started a kernel"
-    START_FAILED = "have failed to start a kernel"
+    STARTED = "note that a kernel has started"
+    START_FAILED = "note that a start has failed"
     PAUSE = "be paused"
     RESTORE = "be restored"
-    RESUMED = "go on"
-    KERNEL_ENDED = "have its kernel ended"
-    MACHINE_GONE = "give up its machine"
+    RESUMED = "resume"
+    KERNEL_ENDED = "note that its kernel has ended"
+    MACHINE_GONE = "give up its VM"
     CLOSE = "be closed"
-    RELEASED = "have released everything"
+    RELEASED = "note that everything is released"
 
 
-#: All that can happen. What is not here is refused: a caller's request, or a mistake of ours.
+#: All that can happen. Anything else is refused: it is a caller's wrong request, or our own mistake.
 TRANSITIONS: Mapping[Phase, Mapping[Cause, Phase]] = {
     Phase.EMPTY: {
         Cause.START: Phase.STARTING,
@@ -111,7 +111,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Cause, Phase]] = {
     },
 }
 
-#: What users see.
+#: The state that users see.
 WORDS: Mapping[Phase, str] = {
     Phase.EMPTY: "dead",
     Phase.STARTING: "booting",
@@ -123,14 +123,14 @@ WORDS: Mapping[Phase, str] = {
     Phase.CLOSED: "closed",
 }
 
-#: A kernel process runs.
+#: Phases in which a kernel process runs.
 ALIVE = frozenset({Phase.RUNNING, Phase.PAUSING, Phase.RESTORING})
-#: Nothing is begun any more.
+#: Phases in which nothing new is begun.
 OVER = frozenset({Phase.CLOSING, Phase.CLOSED})
 
 
 def following(now: Phase, cause: Cause) -> Phase:
-    """The phase after ``cause``; raises :class:`~fc_kernel.errors.StateError` where nothing follows."""
+    """The phase after ``cause``; raises :class:`~fc_kernel.errors.StateError` when it is not allowed now."""
     try:
         return TRANSITIONS[now][cause]
     except KeyError:

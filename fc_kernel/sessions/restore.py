@@ -1,4 +1,4 @@
-"""Putting a kernel back to a snapshot: another machine is loaded and woken while the old one goes on."""
+"""Restoring a kernel: another VM is loaded from the snapshot and woken while the old one goes on."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ async def load_and_wake(
     same_seed: bool,
     asker: str | None,
 ) -> tuple[Incarnation, Rollback]:
-    """The kernel as it was at the snapshot, awake, and what its clients are to be told; ``now`` is what it is to replace.
+    """Load a snapshot into another VM and wake its kernel.
 
-    ``asker`` is the id of the request whose cell asks. The caller holds the session's lock.
-    Raises :class:`~fc_kernel.errors.FcKernelError`; then no other machine is left.
+    Returns the incarnation that is to replace ``now``, and how to answer the kernel's clients. ``asker`` is the message id
+    of the request whose cell asks. The caller holds the session's lock. Raises :class:`~fc_kernel.errors.FcKernelError`; then
+    no other VM is left.
     """
     async with AsyncExitStack() as undo:
         machine = await supply.from_snapshot(snapshot, resolved, labels=dict(labels))
         undo.push_async_callback(machine.aclose)
         saved = machine.origin.kernel
         if saved is None:
-            raise SnapshotError(f"the snapshot {snapshot.name!r} holds no kernel that could go on")
+            raise SnapshotError(f"the snapshot {snapshot.name!r} holds no running kernel")
         generation = max(now.generation, machine.origin.generation) + 1
         wake_request = WakeRequest(
             role=ROLE_RESTORED, generation=generation, name=snapshot.name, reseed=not same_seed, env=dict(env)
@@ -45,7 +46,7 @@ async def load_and_wake(
         kernel = machine.origin.kernel or saved
         machine.last_instance = kernel.instance
         rollback = Rollback(
-            reason=f"the kernel was put back to the snapshot {snapshot.name!r}",
+            reason=f"the kernel was restored from the snapshot {snapshot.name!r}",
             text=f"restored {snapshot.name}\n" + "".join(f"on_restore: {error}\n" for error in hook_errors),
             asker=asker,
             execution_count=saved.execution_count,

@@ -31,7 +31,7 @@ from .restore import load_and_wake
 from .snapshot import take
 from .tickets import TicketBook
 
-#: What a guest may ask for before it was answered.
+#: How many requests of one guest may be unanswered at a time.
 MAX_GUEST_REQUESTS = 4
 
 
@@ -52,7 +52,7 @@ class KernelSession(KernelLife):
         tickets: TicketBook,
         start_forks: StartForks,
     ) -> None:
-        """As :class:`~fc_kernel.sessions.life.KernelLife`; ``tickets`` are the tenant's, ``start_forks`` has them used."""
+        """As :class:`~fc_kernel.sessions.life.KernelLife`; ``start_forks`` has kernels started with ``tickets``."""
         super().__init__(
             supply,
             endpoints,
@@ -69,28 +69,28 @@ class KernelSession(KernelLife):
 
     @property
     def resolved(self) -> Resolved | None:
-        """Settings of the last start."""
+        """The settings of the last start; ``None`` before it."""
         return None if self._request is None else self._request.resolved
 
     @property
     def env(self) -> Mapping[str, str]:
-        """What the guest saw of the environment at the last start."""
+        """The environment variables that the last start gave to the guest."""
         return {} if self._request is None else self._request.env
 
     def info(self) -> dict[str, Any]:
-        """What is shown of the machine; on the loop."""
+        """What ``%vm`` shows; on the loop."""
         shown = {"kernel_id": self.kernel_id, "state": self.state, "scope": self.scope}
         return shown if self.incarnation is None else {**shown, **machine_info(self.incarnation, self.store)}
 
     async def take_snapshot(
         self, name: str | None = None, description: str = "", *, notebook: bytes | None = None
     ) -> TakenSnapshot:
-        """Save the machine as it is; raises :class:`~fc_kernel.errors.FcKernelError`, and the kernel goes on."""
+        """Save the VM as a snapshot; the kernel goes on. Raises :class:`~fc_kernel.errors.FcKernelError`."""
         async with self._lock:
             return await self._take(name, description, notebook)
 
     async def _take(self, name: str | None, description: str = "", notebook: bytes | None = None) -> TakenSnapshot:
-        """Within the lock."""
+        """Take a snapshot; the caller holds the lock."""
         self._running_incarnation()
         with self._held(Cause.PAUSE):
             taken = await take(
@@ -123,7 +123,7 @@ class KernelSession(KernelLife):
         await self.attach(incarnation)
 
     async def restore(self, ref: str, *, same_seed: bool = False, asker: str | None = None) -> Snapshot:
-        """Put the kernel back; ``asker`` is the request whose cell asks for it. On an error it goes on as it was."""
+        """Restore the kernel; ``asker`` is the id of the request whose cell asks. On an error the kernel goes on as it was."""
         async with self._lock:
             now, request = self._running_incarnation(), self._request
             assert request is not None  # noqa: S101 - it runs
@@ -144,16 +144,16 @@ class KernelSession(KernelLife):
             return snapshot
 
     async def _replace(self, old: Incarnation, new: Incarnation, rollback: Rollback) -> None:
-        """Put a machine that is awake in the place of the present one, which is ended."""
+        """Replace the present VM, which is ended, by one whose kernel is awake."""
         if not self.running:
             await new.machine.aclose()
-            raise StateError("the kernel ended while it was restored")
+            raise StateError("the kernel ended while it was being restored")
         self._inhabit(new)
         self._watchdog.watch(new.machine)
         try:
             await self.attach(new, rollback)
         except BaseException:
-            # The past is gone, and what waits for it has to be told; the new machine lives, and is dialled again.
+            # The old VM is given up, so whatever waits for it is told; the new one lives, and is dialled again.
             with contextlib.suppress(FcKernelError):
                 await self._wiring.detach(rollback.reason)
             self._watchdog.tunnel_lost("the restored guest took no connection")
@@ -164,7 +164,7 @@ class KernelSession(KernelLife):
     async def order_forks(
         self, count: int = 1, name: str | None = None, *, ref: str | None = None
     ) -> tuple[Snapshot, list[ForkTicket]]:
-        """Tickets for ``count`` kernels at this instant, which becomes the snapshot ``name``, or at the snapshot ``ref``.
+        """Issue ``count`` fork tickets for the snapshot ``ref``, or for one taken now as ``name``; returns both.
 
         Raises :class:`~fc_kernel.errors.LimitError` and what :meth:`take_snapshot` raises.
         """
@@ -176,9 +176,9 @@ class KernelSession(KernelLife):
         return snapshot, tickets
 
     async def fork(self, count: int = 1, name: str | None = None, *, ref: str | None = None) -> list[ForkResult]:
-        """:meth:`order_forks`, and have them started by whoever owns this kernel; one that fails says so in its ``error``.
+        """:meth:`order_forks`, then have the kernel's owner start the forks; returns a result for each, with its ``error``.
 
-        Raises :class:`~fc_kernel.errors.LaunchError` when none was started.
+        Raises :class:`~fc_kernel.errors.LaunchError` when no fork was started.
         """
         snapshot, tickets = await self.order_forks(count, name, ref=ref)
         # Not within the lock: the kernel can do other things while its forks start.
@@ -196,11 +196,11 @@ class KernelSession(KernelLife):
         return await off_loop(functools.partial(self.store.get, ref, scope=self.scope))
 
     def _asked(self, incarnation: Incarnation, params: dict[str, Any]) -> None:
-        # A cell waits for its answer, so there is one, and the next while the first still ends; no guest has more.
+        # A cell waits for its answer, so an honest guest has at most two open: one that is ending, and the next.
         if len(self._guest_requests) < MAX_GUEST_REQUESTS:
             self._guest_requests.start(guest_requests.serve(self, incarnation, params), "guest-request")
 
 
 async def _model(snapshot: Snapshot) -> SnapshotModel:
-    """A snapshot that a kernel of ours has just taken, or stands at."""
+    """The API's model of a snapshot that a kernel here has just taken, or stands at."""
     return await off_loop(functools.partial(snapshot_model, snapshot, in_use=True, current=True))

@@ -1,4 +1,4 @@
-"""Taking a snapshot of a kernel: a draft in the store, the machine saved into it, and published."""
+"""Taking a snapshot of a kernel: the VM is saved into a draft in the store, which is then published."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ async def take(
     labels: Mapping[str, str],
     on_resumed: Callable[[], Awaitable[None]],
 ) -> capture.TakenSnapshot:
-    """Save the machine of a kernel as it is now; the caller holds the session's lock.
+    """Save the VM of a kernel as it is now; the caller holds the session's lock.
 
-    ``running`` gives the incarnation, or raises because there is none any more. ``on_resumed`` is awaited when the kernel runs
+    ``running`` returns the incarnation, or raises when none runs any more. ``on_resumed`` is awaited when the kernel runs
     again, before the snapshot is written. Raises :class:`~fc_kernel.errors.FcKernelError`; then nothing was saved.
     """
     machine = running().machine
     if machine.keeps_data:
-        raise SnapshotError("this VM writes to a drive of its own, which a snapshot cannot hold; make it read-only")
+        raise SnapshotError("this VM has a writable drive of its own, which a snapshot cannot hold; make it read-only")
     begin = functools.partial(store.begin, name=name, scope=scope, expected_bytes=capture.expected_bytes(machine))
     async with await off_loop(begin, undo=Draft.discard) as draft:
         # The store may have taken its time, and the kernel may have ended.
@@ -46,7 +46,7 @@ async def take(
 def _describe(
     incarnation: Incarnation, frozen: Frozen, *, description: str, labels: Mapping[str, str]
 ) -> ManifestDraft:
-    """What the manifest says of the machine and of the kernel that was frozen in it."""
+    """What the manifest says of the VM and of the kernel that is frozen in it."""
     base, current = incarnation.machine.origin.base, incarnation.machine.origin.current
     return manifest_of(incarnation.machine).model_copy(
         update={

@@ -1,4 +1,4 @@
-"""Tickets of forks: leave to start one kernel where another one is, once and within a while."""
+"""Fork tickets: each allows one kernel to start from a snapshot of another, once and for a limited time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..errors import LimitError, StateError
 from ..settings.resolve import Resolved
 from ..snapshots.snapshot import Snapshot
 
-#: A fork's start takes as long as any; a ticket that nobody used until then is void.
+#: How long a ticket can be used: ample time for a start.
 TICKET_LIFE_S = 600.0
-#: Of tickets that are neither used nor void; a page of a browser cannot fill the memory with them.
+#: How many tickets may be open at a time, so that a browser page cannot fill the memory with them.
 MAX_TICKETS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForkParent:
-    """What a fork gets of the kernel that was forked, when its starter says nothing else."""
+    """What a fork inherits from its parent unless its starter gives something else."""
 
     kernel_id: str
-    #: The snapshots that the fork takes belong where its parent's do.
+    #: The scope of the parent's snapshots, and of those that the fork takes.
     scope: str
     resolved: Resolved
     env: Mapping[str, str]
@@ -46,11 +46,11 @@ class TicketBook:
         self._issued: dict[str, tuple[Issued, float]] = {}
 
     def issue(self, count: int, snapshot: Snapshot, parent: ForkParent) -> list[ForkTicket]:
-        """``count`` tickets for a snapshot; raises :class:`~fc_kernel.errors.LimitError` when too many are out."""
+        """Issue ``count`` tickets for a snapshot; raises :class:`~fc_kernel.errors.LimitError` when too many are open."""
         self._forget_void()
         room = MAX_TICKETS - len(self._issued)
         if count > room:
-            raise LimitError("count", count, f"at most {room} now; other forks are under way")
+            raise LimitError("count", count, f"at most {room} now, because other forks are under way")
         tickets = [
             ForkTicket(
                 ticket=secrets.token_hex(16),
@@ -67,15 +67,15 @@ class TicketBook:
         return tickets
 
     def take(self, token: str) -> Issued:
-        """What a ticket stands for, once; raises :class:`~fc_kernel.errors.StateError` for one that is used or void."""
+        """Use up a ticket and return what it stands for; raises :class:`~fc_kernel.errors.StateError` for one that is void."""
         self._forget_void()
         found = self._issued.pop(token, None)
         if found is None:
-            raise StateError("this ticket of a fork is void: it was used already, or it is too old")
+            raise StateError("this fork ticket is void: it was used already, or it is too old")
         return found[0]
 
     def revoke(self, tickets: list[ForkTicket]) -> None:
-        """Nobody can use these any more."""
+        """Make these tickets void."""
         for each in tickets:
             self._issued.pop(each.ticket, None)
 

@@ -1,4 +1,4 @@
-"""Watching over a session's machine: its end is its kernel's end, and broken connections to a living guest are made again."""
+"""Watching a session's VM: when it ends, its kernel has ended, and broken connections to a living guest are made again."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .incarnation import Incarnation
 
 log = logging.getLogger(__name__)
 
-#: What a dying kernel printed last crosses the tunnel after the news of its death; so long we wait for it.
+#: How long to wait for a dying kernel's last output: it crosses the tunnel after the news of its death.
 LAST_WORDS_S = 0.2
 #: How long broken connections to a living guest are dialled again before the guest is given up.
 REDIAL_TIMEOUT_S = 10.0
 REDIAL_EVERY_S = 0.2
 
-#: A guest says how its kernel ended; what is no wait status becomes 1.
+#: The exit statuses that a guest may report for its kernel; anything else becomes 1.
 RETURNCODES = range(-64, 256)
 
 
 def how_it_ended(params: Mapping[str, Any]) -> tuple[int, str]:
-    """What the guest's news of its kernel's end say: a status that can be one, and words."""
+    """Read the guest's report of its kernel's end: a checked exit status, and a text for users."""
     returncode = params.get("returncode")
     if type(returncode) is not int or returncode not in RETURNCODES:
         returncode = 1
@@ -42,7 +42,7 @@ class Watched(Protocol):
 
     @property
     def incarnation(self) -> Incarnation | None:
-        """The present one."""
+        """The present incarnation, if there is one."""
 
     @property
     def running(self) -> bool:
@@ -52,7 +52,7 @@ class Watched(Protocol):
         """Connect the channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
 
     def machine_ended(self, returncode: int, reason: str) -> None:
-        """The present machine is of no use any more."""
+        """The present VM has ended or is useless, and its kernel has ended with it."""
 
 
 class Watchdog:
@@ -63,11 +63,11 @@ class Watchdog:
         self._lock = lock
         self._tasks = tasks
         self._redialling: asyncio.Task[None] | None = None
-        #: Whose connections it is that are dialled again.
+        #: The incarnation whose connections are dialled again.
         self._redialled: Incarnation | None = None
 
     def watch(self, machine: Machine) -> None:
-        """From now on the session has this machine; whichever it had before is not watched any more."""
+        """Watch the session's new VM; the one before is watched no longer."""
         machine.on_agent_lost = functools.partial(self._agent_lost, machine)
         self._tasks.start(self._watch(machine), "watch")
 
@@ -81,7 +81,7 @@ class Watchdog:
         return incarnation is not None and incarnation.machine is machine
 
     def tunnel_lost(self, reason: str, fatal: bool = False) -> None:
-        """A connection of the channels broke; after a fatal break dialling again is of no use."""
+        """The connection of a channel broke; after a fatal break it is not dialled again."""
         incarnation = self._session.incarnation
         if incarnation is None:
             return
@@ -93,16 +93,16 @@ class Watchdog:
             self._redialling = self._tasks.start(self._redial(incarnation, reason), "redial")
 
     def _redials(self, incarnation: Incarnation) -> bool:
-        """Whether it is being done already; one that waits for its turn to dial a machine that was replaced gives up then."""
+        """Whether this incarnation is being dialled already; a task that dials a replaced one ends by itself."""
         return self._redialling is not None and not self._redialling.done() and self._redialled is incarnation
 
     def _agent_lost(self, machine: Machine, reason: str, fatal: bool) -> None:
-        """The control connection broke; that of a machine which is about to end is nobody's business."""
+        """The control connection broke; that of a VM which was replaced does not matter."""
         if self._is_present(machine):
             self.tunnel_lost(f"the control connection broke: {reason}", fatal)
 
     async def _redial(self, incarnation: Incarnation, reason: str) -> None:
-        """The guest lives but its connections broke: carry on where they were, or give the guest up."""
+        """Connect a living guest again and carry on where it was, or give the guest up."""
         end = time.monotonic() + REDIAL_TIMEOUT_S
         machine = incarnation.machine
         while True:

@@ -1,4 +1,4 @@
-"""Between a session on the engine's loop and its switchboard in a thread of its own."""
+"""Connects a session on the engine's loop to its switchboard, which has a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..machine.links import Links
 
 T = TypeVar("T")
 
-#: The switchboard does what it is told between two messages; a guest's greeting takes one round trip.
+#: Ample: the switchboard takes commands between two messages, and a guest's greeting takes one round trip.
 ANSWER_TIMEOUT_S = 10.0
 
 
 class Wiring:
-    """The switchboard of one kernel, awaited.
+    """The switchboard of one kernel, with methods to be awaited.
 
     ``on_lost(reason, fatal)`` runs on the loop when the tunnels break; after a fatal break dialling again is of no use.
     """
@@ -40,14 +40,14 @@ class Wiring:
                 loop.call_soon_threadsafe(on_lost, reason, fatal)
 
         self._switchboard = Switchboard(endpoints, key=key, signature_scheme=signature_scheme, on_tunnel_lost=lost)
-        #: Port of each channel, as clients see them.
+        #: The port of each channel, as clients see it.
         self.ports = self._switchboard.start()
         self._closed = False
 
     async def attach(
         self, links: Links, *, guest_key: bytes, generation: int, rollback: Rollback | None = None
     ) -> None:
-        """Connect all channels; raises :class:`~fc_kernel.errors.FcKernelError`."""
+        """Connect all channels to the guest; raises :class:`~fc_kernel.errors.FcKernelError`."""
         self._check()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -60,7 +60,7 @@ class Wiring:
         await self._answer("attach", attached)
 
     async def detach(self, reason: str | None = None) -> None:
-        """Let go of the guest; with a reason, what waits for an answer gets it as an error."""
+        """Disconnect the guest; with a reason, the requests that wait are answered with it as an error."""
         if not self._closed and self._switchboard.failure is None:
             await self._answer("detach", self._switchboard.detach(reason=reason))
 
@@ -76,7 +76,7 @@ class Wiring:
             raise StateError(f"the switchboard failed: {self._switchboard.failure}")
 
     async def _answer(self, what: str, future: Future[T]) -> T:
-        """The switchboard's answer. Never cancels ``future``: the switchboard sets it, whoever still listens."""
+        """Wait for the switchboard's answer. Never cancels ``future``, because the switchboard sets it in any case."""
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:

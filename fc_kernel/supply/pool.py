@@ -1,4 +1,4 @@
-"""The warm pool: restored machines that wait, paused, until a kernel is started."""
+"""The warm pool: VMs that were restored from templates and wait, paused, for kernels to start."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .templates import TemplateRecipe, Templates
 
 log = logging.getLogger(__name__)
 
-#: After a machine could not be made: trying again at once would only fail at once.
+#: How long to wait when a VM could not be made: another attempt at once would fail as well.
 RETRY_AFTER_S = 30.0
 
 
 class Pool:
-    """Ready machines by template key. The pool is filled in the background and never exceeds its limit on memory."""
+    """Ready VMs by template key. The pool is filled in the background and never exceeds its limit on memory."""
 
     def __init__(self, tenant: Tenant, templates: Templates) -> None:
         self._tenant = tenant
@@ -42,11 +42,11 @@ class Pool:
 
     @property
     def mem_size_mib(self) -> int:
-        """Memory of the guests of all ready machines, in MiB."""
+        """Memory of all ready VMs, in MiB."""
         return sum(machine.vmm.plan.spec.mem_size_mib or 0 for machines in self._ready.values() for machine in machines)
 
     async def take(self, recipe: TemplateRecipe, labels: dict[str, str]) -> Machine | None:
-        """A ready machine whose monitor still runs, or ``None``. Another is made in its place."""
+        """Take a ready VM whose monitor still runs, and have another made in its place; ``None`` when there is none."""
         machines = self._ready.get(recipe.key)
         while machines:
             machine = machines.popleft()
@@ -64,7 +64,7 @@ class Pool:
         return None
 
     def refill(self, recipe: TemplateRecipe) -> None:
-        """Make machines from this template in the background until enough are ready."""
+        """Make VMs from this template in the background until enough are ready."""
         if self._closed or self._config.pool_size <= 0 or recipe.key in self._filling:
             return
         task = asyncio.get_running_loop().create_task(self._fill(recipe), name="pool")
@@ -76,7 +76,7 @@ class Pool:
         size = recipe.resolved.spec.mem_size_mib or 0
         while not self._closed and len(machines) < self._config.pool_size:
             if self.mem_size_mib + size > self._config.pool_mem_size_mib:
-                log.info("the pool is full: %d MiB of %d", self.mem_size_mib, self._config.pool_mem_size_mib)
+                log.info("the pool is full: %d of %d MiB", self.mem_size_mib, self._config.pool_mem_size_mib)
                 return
             try:
                 held = await self._templates.hold(recipe)
@@ -93,7 +93,7 @@ class Pool:
                     paused=True,
                 )
             except (FcKernelError, OSError) as error:
-                log.warning("no VM for the pool: %s", error)
+                log.warning("no VM could be made for the pool: %s", error)
                 await asyncio.sleep(RETRY_AFTER_S)
                 continue
             if self._closed:
@@ -107,7 +107,7 @@ class Pool:
         task.add_done_callback(self._ending.discard)
 
     async def aclose(self) -> None:
-        """End all machines and make no more."""
+        """End all VMs and make no more."""
         self._closed = True
         filling = list(self._filling.values())
         for task in filling:
@@ -117,4 +117,4 @@ class Pool:
         self._ready.clear()
         for result in await asyncio.gather(*(machine.aclose() for machine in machines), return_exceptions=True):
             if isinstance(result, BaseException):
-                log.error("a VM of the pool was not closed in order: %s", result)
+                log.error("a VM of the pool was not closed cleanly: %s", result)

@@ -1,4 +1,4 @@
-"""Where a kernel's machine comes from: a snapshot that was asked for, the pool, a template, or a cold boot."""
+"""Where a kernel's VM comes from: a snapshot that was asked for, the pool, a template, or a cold boot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Supply:
-    """Makes machines for one tenant's sessions."""
+    """Makes VMs for one tenant's sessions."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -49,13 +49,13 @@ class Supply:
         self._reaping: asyncio.Task[None] | None = None
 
     async def reap(self) -> None:
-        """End what dead processes left in the tenant's run directory, once; whoever starts a VM waits for it."""
+        """End the VMs that dead processes left in the tenant's run directory, once; every start of a VM waits for it."""
         if self._reaping is None:
             self._reaping = asyncio.get_running_loop().create_task(_reap(self.tenant.run_dir), name="reap")
         await asyncio.shield(self._reaping)
 
     async def fresh(self, resolved: Resolved, *, python: bool, labels: dict[str, str]) -> Machine:
-        """A machine with the given settings. It may hold a kernel that waits for :func:`~fc_kernel.machine.wake.wake`.
+        """A VM with the given settings. It may hold a kernel that waits for :func:`~fc_kernel.machine.wake.wake`.
 
         Raises :class:`~fc_kernel.errors.ConfigError` or :class:`~fc_kernel.errors.LaunchError`; then nothing is left.
         """
@@ -103,7 +103,7 @@ class Supply:
                 labels=labels,
             )
         except LaunchError as error:
-            # A template is no more than a faster way; whatever is wrong with it, the kernel can boot.
+            # A template only saves time: whatever is wrong with it, the kernel can boot.
             log.warning(
                 "the template of image %s could not be restored, the kernel boots: %s", recipe.image_name, error
             )
@@ -112,19 +112,19 @@ class Supply:
         return machine
 
     async def from_ref(self, ref: SnapshotRef, resolved: Resolved, *, scope: str, labels: dict[str, str]) -> Machine:
-        """A machine from the snapshot that settings name, by its id or by a name in ``scope``; as :meth:`from_snapshot`."""
+        """A VM from the snapshot that settings name, by its id or by a name in ``scope``; as :meth:`from_snapshot`."""
 
         def find() -> Snapshot:
             try:
                 return self.snapshots.get(ref.snapshot_id, scope=scope)
             except SnapshotNotFound:
-                # Of another notebook, perhaps: then by its id, or by a name that is the only one.
+                # It may be another notebook's: then its id, or a name that is unique, finds it.
                 return self.snapshots.get(ref.snapshot_id)
 
         snapshot = await off_loop(find)
         if ref.vm_id != snapshot.manifest.vm_id:
             raise SnapshotNotFound(
-                f"the VM {ref.vm_id!r} has no snapshot {ref.snapshot_id!r}; that one is of the VM {snapshot.manifest.vm_id!r}"
+                f"the VM {ref.vm_id!r} has no snapshot {ref.snapshot_id!r}; it belongs to the VM {snapshot.manifest.vm_id!r}"
             )
         return await self.from_snapshot(snapshot, resolved, labels=labels, overrides=ref.network_overrides or ())
 
@@ -136,7 +136,7 @@ class Supply:
         labels: dict[str, str],
         overrides: Sequence[NetworkInterface] = (),
     ) -> Machine:
-        """A machine in the state that a user's snapshot saved; its kernel is frozen.
+        """A VM in the state that a user's snapshot saved; its kernel is frozen.
 
         Raises :class:`~fc_kernel.errors.SnapshotError` before anything is started when the snapshot does not fit or is corrupt,
         :class:`~fc_kernel.errors.LaunchError` afterwards.
@@ -184,21 +184,21 @@ class Supply:
         return choice, spec_for_load(snapshot, image)
 
     def _image(self, name: str) -> Image:
-        """The image, whose files were compared with its manifest."""
+        """The image of this name, its files checked against its manifest."""
         store = ImageStore.of(self.tenant)
         image = store.get(name)
         store.verify(image, unless_unchanged=True)
         return image
 
     async def aclose(self) -> None:
-        """End the pool's machines."""
+        """End the pool's VMs."""
         await self.pool.aclose()
 
 
 async def _reap(run_dir: Path) -> None:
-    # What a killed server left is ended before anything new is started; it must not keep a kernel from starting.
+    # A killed server's VMs are ended before a new one is started; a failure must not keep a kernel from starting.
     try:
         for vm in await off_loop(functools.partial(reap, run_dir)):
             log.warning("VM %s of a dead server: %s", vm.vm_id, vm.outcome)
     except (FcKernelError, OSError) as error:
-        log.warning("nothing of a dead server could be ended: %s", error)
+        log.warning("the VMs of dead servers could not be ended: %s", error)

@@ -1,4 +1,4 @@
-"""Templates: snapshots of freshly started kernels, made at the first start of an image and shape and restored ever after."""
+"""Templates: snapshots of freshly started kernels, made at the first start of an image and shape, restored at later ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 #: The number of the kernel process in a template; a session counts on from there.
 INSTANCE = 1
-#: Raised when a template's content changes for another reason than those that its key names.
+#: Counted up when the content of templates changes for a reason that is not in their keys.
 RECIPE_VERSION = 2
 
 
@@ -47,7 +47,7 @@ class TemplateRecipe:
     """What the template for a start is made of."""
 
     key: str
-    #: ``None`` for a guest that is no image (the fake monitor's).
+    #: ``None`` where the monitor needs no image (the fake one).
     image: Image | None
     choice: Choice
     resolved: Resolved
@@ -57,7 +57,7 @@ class TemplateRecipe:
 
     @property
     def image_name(self) -> str:
-        """For messages."""
+        """The image's name, for messages."""
         return "-" if self.image is None else self.image.name
 
 
@@ -102,7 +102,7 @@ def recipe_for(
 
 
 class Templates:
-    """Finds templates and makes missing ones: for each key one at a time, in this process and among all processes."""
+    """Finds templates and makes missing ones, for each key only one at a time among all processes."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
@@ -135,7 +135,7 @@ class Templates:
                 return None
             hold = self.store.hold(template)
         except SnapshotError as error:
-            log.debug("no template can be looked for: %s", error)
+            log.debug("templates could not be looked up: %s", error)
             return None
         try:
             self.store.check(template, host_for(recipe.choice, recipe.image))
@@ -203,7 +203,7 @@ def _let_go(held: tuple[Snapshot, Hold] | None) -> None:
 
 
 def manifest_of(machine: Machine) -> ManifestDraft:
-    """The part of a snapshot's manifest that describes the machine; the caller adds what it knows of the kernel."""
+    """The part of a snapshot's manifest that describes the VM; the caller adds what it knows of the kernel."""
     vmm, host = machine.vmm, machine.host
     return ManifestDraft(
         monitor=vmm.name,
@@ -218,5 +218,5 @@ def manifest_of(machine: Machine) -> ManifestDraft:
 
 
 def without_paths(spec: VmSpec) -> VmSpec:
-    """The shape of a machine, without where its files are on this host."""
+    """The shape of a VM, without the paths of its files on this host."""
     return spec.model_copy(update={"kernel": None, "rootfs": None, "vsock": None, "restore_from": None})
