@@ -15,7 +15,7 @@ from traitlets import Bool, Unicode
 from ..api.inventory import SnapshotDetails
 from ..api.models import Snapshot
 from ..base.text import without_controls
-from ..errors import SnapshotInUse, SnapshotNotFound
+from ..errors import SnapshotExists, SnapshotInUse, SnapshotNotFound
 from ..host.service import ByteStream, KernelHost
 from ..snapshots.location import readable, writable
 from .command import JSON_FLAG, CommandGroup, HostCommand
@@ -245,9 +245,11 @@ class SnapshotImportCommand(SnapshotCommand):
         content = _content(source)
         with self.err.status(f"importing {source}"):
             async with contextlib.aclosing(content):
-                snapshot = await host.import_snapshot(
-                    content, scope=self.scope or None, name=self.snapshot_name or None
-                )
+                scope, name = self.scope or None, self.snapshot_name or None
+                try:
+                    snapshot = await host.import_snapshot(content, scope=scope, name=name)
+                except SnapshotExists as error:
+                    raise SnapshotExists(f"{error} (see --name)") from None
         if self.json:
             self.print_json(snapshot.model_dump(mode="json"))
             return

@@ -18,7 +18,7 @@ from .spec import NAME_PATTERN, parse_spec
 from .tier import Tier
 
 CONFIG_NAME = "jupyter_fc_kernel_config"
-#: Left to the host itself, however many kernels run.
+#: The part of the host's memory that one kernel may have by default.
 HOST_SHARE = 0.75
 
 
@@ -27,31 +27,33 @@ class FcKernelConfig(Configurable):
 
     image = Unicode("default", help="Guest image of kernels that name none.").tag(config=True)
     monitor = Enum(CHOICES, AUTO, help="Monitor of kernels that name none.").tag(config=True)
-    vcpu_count = Integer(1, help="vCPUs of kernels that ask for none.").tag(config=True)
-    mem_size_mib = Integer(1024, help="Memory in MiB of kernels that ask for none.").tag(config=True)
+    vcpu_count = Integer(1, help="vCPUs of kernels that set no number.").tag(config=True)
+    mem_size_mib = Integer(1024, help="Memory in MiB of kernels that set none.").tag(config=True)
     start_timeout_s = Float(120.0, help="Seconds within which a kernel must be ready.").tag(config=True)
     minimum_tier = Enum(
         ["auto", "jailed", "kvm", "emulated", "none"],
         "auto",
-        help="Refuse to start with less isolation than this. auto is jailed under JupyterHub, else emulated.",
+        help="Refuse to start with less isolation than this. auto means jailed under JupyterHub, else emulated.",
     ).tag(config=True)
 
     max_vcpu_count = Integer(help="Most vCPUs that a kernel may have.").tag(config=True)
     max_mem_size_mib = Integer(help="Most memory in MiB that a kernel may have.").tag(config=True)
-    max_start_timeout_s = Float(600.0, help="Longest start_timeout_s that may be asked for.").tag(config=True)
-    allowed_images = List(Unicode(), None, allow_none=True, help="Images that may be asked for; None is all.").tag(
+    max_start_timeout_s = Float(600.0, help="Longest start_timeout_s that a kernel may set.").tag(config=True)
+    allowed_images = List(Unicode(), None, allow_none=True, help="Images that kernels may use; None allows all.").tag(
         config=True
     )
     networks = Dict(
-        help="Network profiles by name: each a list of network_interfaces as in VmSpec. Without one there is no network."
+        help="Network profiles by name, each a list of network_interfaces as in VmSpec. Without one a kernel has no network."
     ).tag(config=True)
     allow_host_paths_from = List(
         Unicode(),
         help="Sources (kernelspec, notebook, call, environment) that may name host paths, devices and boot arguments.",
     ).tag(config=True)
 
-    firecracker_path = Unicode("", help="Firecracker's program; empty looks on the PATH.").tag(config=True)
-    qemu_path = Unicode("", help="QEMU's program; empty looks on the PATH.").tag(config=True)
+    firecracker_path = Unicode(
+        "", help="Path of Firecracker's program; if empty, the one on the PATH, or the newest that fc-kernel installed."
+    ).tag(config=True)
+    qemu_path = Unicode("", help="Path of QEMU's program; if empty, the one on the PATH.").tag(config=True)
     restart_linger_s = Float(
         30.0, help="Seconds for which a VM outlives its dead kernel process, so that a restart finds it."
     ).tag(config=True)
@@ -67,12 +69,10 @@ class FcKernelConfig(Configurable):
         ["numpy", "pandas", "matplotlib.pyplot"],
         help="Modules that a template's Python has imported; one that the image lacks is left out.",
     ).tag(config=True)
-    pool_size = Integer(0, min=0, help="How many restored VMs stand ready for each image and shape that was used.").tag(
-        config=True
-    )
-    pool_mem_size_mib = Integer(help="Most memory in MiB that the VMs which stand ready may have together.").tag(
-        config=True
-    )
+    pool_size = Integer(
+        0, min=0, help="How many restored VMs are kept ready for each image and shape that was used."
+    ).tag(config=True)
+    pool_mem_size_mib = Integer(help="Most memory in MiB that all VMs of the pool may have together.").tag(config=True)
     max_snapshots = Integer(200, min=0, help="Most snapshots that a user may keep.").tag(config=True)
     max_snapshot_bytes = Integer(64 << 30, min=0, help="Most bytes on disk that a user's snapshots may take.").tag(
         config=True
@@ -143,8 +143,8 @@ def load_config(config: Config) -> FcKernelConfig:
 
     ``jupyter execute`` and papermill have no configuration of their own; then the section is read from
     ``jupyter_fc_kernel_config.py`` or ``.json`` on Jupyter's configuration path. Raises
-    :class:`~fc_kernel.errors.ConfigError` when such a file cannot be read, and for a value or name that is none: a limit
-    with a slip in its name would be no limit.
+    :class:`~fc_kernel.errors.ConfigError` when such a file cannot be read, for a bad value, and for an unknown name: a
+    limit with a misspelt name would limit nothing.
     """
     if "FcKernelConfig" not in config:
         config = _files()
@@ -154,7 +154,7 @@ def load_config(config: Config) -> FcKernelConfig:
         raise ConfigError(f"FcKernelConfig is {section!r:.40}; allowed: an object of names and values")
     unknown = [name for name in section if name not in known]
     if unknown:
-        raise ConfigError(f"FcKernelConfig.{unknown[0]} is no setting; there are: {', '.join(sorted(known))}")
+        raise ConfigError(f"FcKernelConfig.{unknown[0]} is not a setting; there are: {', '.join(sorted(known))}")
     try:
         return FcKernelConfig(config=config)
     except Exception as error:

@@ -10,7 +10,7 @@ from .resolve import Source
 
 SOURCE_NAME = "environment"
 PREFIXES = ("KERNEL_FC_", "FC_KERNEL_")
-#: Variable's name without its prefix → how its text becomes a value.
+#: A variable's name without its prefix, and the type of its value.
 SETTINGS: Mapping[str, type] = {
     "VCPU_COUNT": int,
     "MEM_SIZE_MIB": int,
@@ -25,7 +25,7 @@ SETTINGS: Mapping[str, type] = {
 def environment_source(environ: Mapping[str, str], *, trusted: bool, name: str = SOURCE_NAME) -> Source:
     """The settings in ``environ``; ``trusted`` when it is the server's own environment, not a request's.
 
-    Raises :class:`~fc_kernel.errors.SpecError` for text that is no number where one is needed.
+    Raises :class:`~fc_kernel.errors.SpecError` for text that is not a number where one is needed.
     """
     values: dict[str, Any] = {}
     for prefix in PREFIXES:

@@ -22,7 +22,7 @@ MAX_DEPTH = 12
 MAX_START_TIMEOUT_S = 3600.0
 #: A program and its options, among which may be a little code for an interpreter.
 MAX_ARGV_WORDS, MAX_ARGV_WORD = 64, 4096
-#: In a kernel's command the place of its connection file, as kernelspecs have it.
+#: The placeholder of the connection file in a kernel's command, as in kernelspecs.
 CONNECTION_FILE = "{connection_file}"
 
 if TYPE_CHECKING:
@@ -71,15 +71,15 @@ Argv = Annotated[
 class KernelSettings(VmSpec):
     """``metadata.fc_kernel`` of a notebook, ``metadata.kernel_provisioner.config`` of a kernelspec, ``FC_KERNEL_*``.
 
-    All fields are optional; ``null`` is the workspace's default. Fields with a path of the host, ``boot_args`` and
-    ``vsock`` are refused where the administrator has not allowed them.
+    All fields are optional; ``null`` means the default. Fields with a path of the host, ``boot_args`` and ``vsock``
+    are refused where the administrator has not allowed them.
     """
 
     image: Name | None = Field(None, description="name of the guest image")
     argv: Argv | None = Field(
         None, description="the kernel's command in the guest, with {connection_file} in it; null is the image's Python"
     )
-    monitor: Monitor | None = Field(None, description="the program that runs the VM; auto takes the best of the host")
+    monitor: Monitor | None = Field(None, description="the program that runs the VM; auto takes the best one here")
     minimum_tier: Literal["jailed", "kvm", "emulated", "none"] | None = Field(
         None, description="refuse to start with less isolation than this"
     )

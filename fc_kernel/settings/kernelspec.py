@@ -23,9 +23,9 @@ PROVISIONER = "fc-provisioner"
 
 #: What ``jupyter_client`` accepts as a kernel name; checked here so that the error is ours and clear.
 NAME_PATTERN = re.compile(r"[a-z0-9._-]{1,64}\Z", re.ASCII)
-#: Menus and notebooks show it.
+#: In characters: menus and notebooks show the language.
 MAX_LANGUAGE = 64
-#: What our own kernel can do, and what only files of its own show.
+#: What only the Python kernel has: features in the metadata, and logos.
 PYTHONS_OWN = ("debugger", "supported_features")
 LOGOS = "logo-*"
 
@@ -43,14 +43,14 @@ class Profile:
     config: Mapping[str, Any] = field(default_factory=dict)
     #: Environment of the kernel in the guest.
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Of the kernel whose command ``config["argv"]`` is.
+    #: Language of the kernel that ``config["argv"]`` starts; ``None`` without such a command.
     language: str | None = None
-    #: How such a kernel is interrupted: by SIGINT, or by a message on its control channel.
+    #: How that kernel is interrupted: by SIGINT, or by a message on its control channel.
     interrupt_mode: str = "signal"
 
 
 def source_dir() -> Path:
-    """Directory with ``kernel.json`` and the logos; :class:`~fc_kernel.errors.ConfigError` if it is missing."""
+    """Directory with ``kernel.json`` and the logos; raises :class:`~fc_kernel.errors.ConfigError` if it is missing."""
     for candidate in _CANDIDATES:
         if (candidate / "kernel.json").is_file():
             return candidate
@@ -81,7 +81,7 @@ def kernel_json(profile: Profile) -> dict[str, Any]:
             del spec["metadata"][feature]
     spec["metadata"]["kernel_provisioner"]["config"] = config
     if config:
-        # For clients that ignore provisioners. What they would put in the place of the connection file is the host's.
+        # For clients that ignore provisioners. Escaped, because they would put the host's connection file there.
         escaped = json.dumps(config).replace(CONNECTION_FILE, CONNECTION_FILE.replace("{", "\\u007b"))
         spec["argv"] += ["--settings", escaped]
     if profile.env:
@@ -97,7 +97,7 @@ def _foreign(config: Mapping[str, Any]) -> bool:
 def _check_language(profile: Profile, config: Mapping[str, Any]) -> None:
     language = profile.language
     if _foreign(config) != (language is not None):
-        raise SpecError("language", language, "with argv the name of the kernel's language, without argv none")
+        raise SpecError("language", language, "the name of the kernel's language with argv, none without")
     if language is not None and not (0 < len(language) <= MAX_LANGUAGE and language.isprintable()):
         raise SpecError("language", language, f"1 to {MAX_LANGUAGE} printable characters")
 
@@ -122,7 +122,7 @@ def install(profile: Profile, *, user: bool = False, prefix: str | None = None) 
 
 
 def uninstall(name: str) -> Path:
-    """Remove an installed kernelspec of ours; :class:`~fc_kernel.errors.ConfigError` when it is not one of ours."""
+    """Remove a kernelspec of ours and return its directory; raises :class:`~fc_kernel.errors.ConfigError` for any other."""
     specs = KernelSpecManager()
     found = specs.find_kernel_specs().get(name)
     if found is None:

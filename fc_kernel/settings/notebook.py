@@ -1,6 +1,6 @@
-"""Finding a notebook's ``metadata.fc_kernel`` from what a client tells when it starts a kernel.
+"""Finding a notebook's ``metadata.fc_kernel`` from what a client says when it starts a kernel.
 
-JupyterLab and Notebook 7 tell the path (``JPY_SESSION_NAME``); nbclient, papermill and ``jupyter execute`` do not. A notebook
+JupyterLab and Notebook 7 give the path (``JPY_SESSION_NAME``); nbclient, papermill and ``jupyter execute`` do not. A notebook
 that cannot be found or read gives no settings; bad settings in it are refused later, by name.
 """
 
@@ -35,8 +35,8 @@ async def notebook_source(
 ) -> Source | None:
     """The settings in the notebook that a kernel is started for; ``None`` when there are none.
 
-    ``FC_KERNEL_NOTEBOOK`` names a file outright. ``contents_manager`` is the server's; it knows notebooks that are no
-    files. Raises :class:`~fc_kernel.errors.SpecError` when ``metadata.fc_kernel`` is no object.
+    ``FC_KERNEL_NOTEBOOK`` names a file outright. ``contents_manager`` is the server's; it also knows notebooks that are
+    not files. Raises :class:`~fc_kernel.errors.SpecError` when ``metadata.fc_kernel`` is not an object.
     """
     if chosen := environ.get("FC_KERNEL_NOTEBOOK"):
         return _settings(_read(Path(chosen)))
@@ -57,7 +57,7 @@ async def notebook_source(
 
 
 def path_on_server(name: str, contents_manager: Any = None) -> str:
-    """A session's name as its path below the server's root; as it is where the contents manager does not know it."""
+    """A session's name as a path below the server's root; unchanged where the contents manager does not know it."""
     name = _VSCODE_SUFFIX.sub("", name)
     return next(iter(_api_paths(name, contents_manager)), name)
 
@@ -82,7 +82,7 @@ async def _from_contents(contents_manager: Any, api_path: str) -> Any:
         return (await model if inspect.isawaitable(model) else model)["content"]
 
     try:
-        # In a task of its own: AnyIO binds the thread that reads the file to the task that asks, and a server that is ended
+        # In a task of its own: AnyIO binds the thread that reads the file to the task that asks, and a server that is stopped
         # while a kernel starts would wait for that thread for ever.
         return await asyncio.ensure_future(ask())
     except Exception as error:  # noqa: BLE001 - contents managers are plug-ins; not finding a notebook is no failure

@@ -1,4 +1,4 @@
-"""From what the sources say to one spec: later sources win, then the administrator's limits. Pure functions."""
+"""Merging the settings of all sources into one spec: later sources win, then the limits apply. Pure functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Limits:
     max_mem_size_mib: int
     #: ``None`` allows every image of the store.
     allowed_images: frozenset[str] | None = None
-    #: Names of the network profiles that may be asked for; ``none`` always may.
+    #: The network profiles that kernels may use, by name; ``none`` is always allowed.
     networks: Mapping[str, Sequence[NetworkInterface]] = field(default_factory=dict)
     #: Names of the sources that may name paths of the host, boot arguments and devices.
     host_paths_from: frozenset[str] = frozenset()
@@ -54,7 +54,7 @@ class Resolved:
     argv: tuple[str, ...] | None = None
 
 
-#: Fields that reach for the host; what an untrusted source says there is refused.
+#: Fields that reach for the host; an untrusted source may not set them.
 HOST_FIELDS = (
     "kernel", "rootfs", "rootfs_read_only", "boot_args", "network_interfaces", "extra_drives", "vsock",
 )  # fmt: skip
@@ -66,7 +66,7 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
 
     The first source must be the defaults: it gives ``image``, ``monitor``, ``vcpu_count``, ``mem_size_mib`` and
     ``start_timeout_s``. Raises :class:`~fc_kernel.errors.SpecError` that names the field, the value, what is allowed and
-    the source; :class:`~fc_kernel.errors.LimitError` where a limit of the administrator is what refuses it.
+    the source; :class:`~fc_kernel.errors.LimitError` where a limit of the administrator refuses it.
     """
     merged: dict[str, Any] = {}
     said_by: dict[str, str] = {}
@@ -77,7 +77,7 @@ def resolve(sources: Sequence[Source], limits: Limits) -> Resolved:
             _check_source(settings, source, limits, least)
         for name in settings.model_fields_set:
             value = getattr(settings, name)
-            # A null leaves the field to the sources before; the lists' is no longer to be seen in the value.
+            # A null leaves the field to earlier sources. Asked of the raw value: parsing makes a null list an empty one.
             if source.values[name] is not None:
                 merged[name] = value
                 said_by[name] = source.name

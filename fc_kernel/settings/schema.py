@@ -13,7 +13,7 @@ from .monitors import OPEN_TO_ALL
 from .resolve import HOST_FIELDS, NO_NETWORK, Limits, Resolved, Source, resolve
 from .tier import Tier
 
-#: Who asks is a form that writes a notebook's metadata.
+#: The schema is for a form that writes a notebook's metadata.
 SOURCE_NAME = "notebook"
 
 
@@ -42,22 +42,22 @@ def limited_schema(config: FcKernelConfig) -> dict[str, Any]:
 
 
 def check_settings(config: FcKernelConfig, value: dict[str, Any]) -> None:
-    """Look at settings as a start would; raises the :class:`~fc_kernel.errors.SpecError` that the start would raise."""
+    """Check settings as a start would; raises the :class:`~fc_kernel.errors.SpecError` that the start would raise."""
     resolve([config.as_source(), _environment(), Source(SOURCE_NAME, value)], config.limits())
 
 
 def defaults_of(config: FcKernelConfig) -> Resolved:
-    """What a kernel gets whose notebook says nothing."""
+    """What a kernel gets when its notebook says nothing."""
     return resolve([config.as_source(), _environment()], config.limits())
 
 
 def _environment() -> Source:
-    """The server's own, which is the administrator's word."""
+    """The settings in the server's own environment, which the administrator controls."""
     return environment_source(os.environ, trusted=True)
 
 
 def _at_most(fields: dict[str, Any], **values: float) -> None:
-    """Lower a numeric bound to the administrator's."""
+    """Lower the maxima of numeric fields to the administrator's limits."""
     for name, value in values.items():
         for option in _options(fields[name]):
             if option.get("type") in ("integer", "number"):
@@ -77,13 +77,13 @@ def _choices(fields: dict[str, Any], name: str, keep: Callable[[str], bool]) -> 
 
 
 def _options(field: dict[str, Any]) -> list[dict[str, Any]]:
-    """A field's alternatives: most are a type or null."""
+    """A field's alternatives: for most fields, a type and null."""
     options: list[dict[str, Any]] = field.get("anyOf", [field])
     return options
 
 
 def _without_overrides(schema: dict[str, Any]) -> None:
-    """Leave out what only devices of the host could fill, and the definitions that nothing needs any more."""
+    """Remove ``network_overrides``, which only devices of the host could fill, and definitions that nothing uses any more."""
     definitions: dict[str, Any] = schema.get("$defs", {})
     definitions.get("SnapshotRef", {}).get("properties", {}).pop("network_overrides", None)
     needed: set[str] = set()

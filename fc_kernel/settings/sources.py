@@ -11,21 +11,21 @@ from .environment import PREFIXES, environment_source
 from .notebook import SOURCE_NAME, notebook_source
 from .resolve import Resolved, Source, resolve
 
-#: What of the server's environment the guest may see: the session's name, the time zone, and what was meant for it.
-#: Locales are not: the guest has its own.
+#: What the guest may see of the server's environment: the session's name, the time zone, and what is meant for the guest.
+#: Not the locale: the guest has its own.
 GUEST_NAMES = frozenset({"JPY_SESSION_NAME", "TZ"})
 GUEST_PREFIX = "FC_GUEST_"
-#: Whatever a kernelspec says, these are the server's own and stay there.
+#: Variables with these words in their names stay on the server, whatever a kernelspec says.
 NEVER = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-#: A secret is at least so long; a shorter text is in many values by chance.
+#: A secret has at least this many characters; a shorter text occurs in many values by chance.
 LEAST_SECRET_LENGTH = 8
 
 
 def guest_environment(environ: Mapping[str, str], kernelspec_env: Mapping[str, str]) -> dict[str, str]:
     """The part of ``environ`` that the guest may see: an allow-list, and what the kernelspec sets by name.
 
-    A kernelspec's values may name other variables (``${JUPYTERHUB_API_TOKEN}``), so a value that holds a secret stays here,
-    too, whatever the variable is called.
+    A kernelspec's values may name other variables (``${JUPYTERHUB_API_TOKEN}``), so a value that holds a secret is left
+    out, too, whatever the variable is called.
     """
     secrets = {value for name, value in environ.items() if _is_secret(name) and len(value) >= LEAST_SECRET_LENGTH}
     shown = {
@@ -47,7 +47,7 @@ def _is_secret(name: str) -> bool:
 
 
 def requested_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Those settings in a request's environment that are not the server's own: whoever sends the request has chosen them."""
+    """The settings in a request's environment that differ from the server's own: whoever sent the request chose them."""
     return {
         name: value for name, value in environ.items() if name.startswith(PREFIXES) and os.environ.get(name) != value
     }
@@ -58,7 +58,7 @@ async def notebook_settings(
 ) -> Mapping[str, Any] | None:
     """``metadata.fc_kernel`` of the notebook that a kernel is started for, read where the user's files are.
 
-    Raises :class:`~fc_kernel.errors.SpecError` when it is no object.
+    Raises :class:`~fc_kernel.errors.SpecError` when it is not an object.
     """
     found = await notebook_source(environ, cwd, contents_manager)
     return None if found is None else found.values
@@ -67,11 +67,11 @@ async def notebook_settings(
 def resolve_settings(
     config: FcKernelConfig, *, profile: Any, requested: Mapping[str, str], notebook: Any = None, call: Any = None
 ) -> Resolved:
-    """Ask all sources in order, the later wins, and apply the limits.
+    """Merge all sources in order (later ones win) and apply the limits.
 
     ``profile`` is the kernelspec's ``config``, ``requested`` what :func:`requested_settings` gave, ``notebook`` a notebook's
     ``metadata.fc_kernel``, ``call`` what the caller of ``start_kernel`` gave as ``fc_kernel``. The ``FC_KERNEL_*`` of this
-    process are the administrator's word; those of a request are not. Raises :class:`~fc_kernel.errors.SpecError` and
+    process are the administrator's and trusted; those of a request are not. Raises :class:`~fc_kernel.errors.SpecError` and
     :class:`~fc_kernel.errors.ConfigError`.
     """
     sources = [

@@ -1,8 +1,8 @@
 """What a microVM is made of: ``VmSpec`` and its parts.
 
 The field names are those of the reference ``VmSpec`` (the Rust crate ``microvm-runtime``) and, for the parts, of
-Firecracker's API. Every field of ``VmSpec`` is optional; ``None`` means the workspace's default. All types are immutable
-and strict: ``"2"`` is not a number, ``True`` is not 1.
+Firecracker's API. Every field of ``VmSpec`` is optional; ``None`` means the default. All types are immutable and strict:
+``"2"`` is not a number, ``True`` is not 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_INTERFACE_NAME = 15
 ID_PATTERN = r"^[A-Za-z0-9_]{1,64}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DEVICE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_INTERFACE_NAME - 1}}}$"
-#: The lowest bit of the first byte makes an address one of a group.
+#: The lowest bit of the first byte would make it a multicast address.
 MAC_PATTERN = r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
 BOOT_ARGS_PATTERN = r"^[ -~]*$"
 #: Linux's PATH_MAX without the closing NUL, and COMMAND_LINE_SIZE on x86.
@@ -46,7 +46,7 @@ U8, U32, U64 = 2**8 - 1, 2**32 - 1, 2**64 - 1
 
 
 def _host_path(value: object) -> object:
-    """Look at the text, before ``Path`` makes ``.`` of an empty one; anything that is no path is left to ``Path``."""
+    """Check the text before ``Path`` turns an empty one into ``.``; anything that is not a path is left to ``Path``."""
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
         try:
@@ -131,7 +131,7 @@ DriveId = Annotated[
 
 
 class DriveSpec(Frozen):
-    """A drive beside the root drive."""
+    """A drive besides the root drive."""
 
     drive_id: DriveId = Field(description="name of the drive; 'rootfs' is reserved")
     path_on_host: HostPath = Field(description="file or block device on the host")
@@ -168,7 +168,7 @@ Interfaces = Annotated[
     _unique("host_dev_name"),
 ]
 Drives = Annotated[tuple[DriveSpec, ...], Field(max_length=MAX_DEVICES, strict=False), _unique("drive_id")]
-# The reference's lists have no null, but a notebook or form that leaves a field to the workspace says null everywhere.
+# The reference's lists have no null, but a notebook or form that leaves fields at their defaults says null everywhere.
 OptionalInterfaces = Annotated[Interfaces, BeforeValidator(_none_is_empty, json_schema_input_type=Interfaces | None)]
 OptionalDrives = Annotated[Drives, BeforeValidator(_none_is_empty, json_schema_input_type=Drives | None)]
 
@@ -183,7 +183,7 @@ class SnapshotRef(Frozen):
 
 
 class VmSpec(Frozen):
-    """A microVM; ``None`` is the workspace's default. With ``restore_from`` the cold-boot fields are ignored."""
+    """A microVM; ``None`` means the default. With ``restore_from`` the cold-boot fields are ignored."""
 
     kernel: HostPath | None = Field(None, description="uncompressed guest kernel on the host")
     rootfs: HostPath | None = Field(None, description="root file system on the host")
@@ -193,7 +193,7 @@ class VmSpec(Frozen):
     boot_args: BootArgs | None = Field(None, description="the guest kernel's command line")
     rootfs_rate_limit: RateLimiter | None = Field(None, description="limit on the root drive")
     network_interfaces: OptionalInterfaces = Field((), description="empty is no network")
-    extra_drives: OptionalDrives = Field((), description="drives beside the root drive")
+    extra_drives: OptionalDrives = Field((), description="drives besides the root drive")
     vsock: VsockSpec | None = Field(None, description="the vsock device")
     restore_from: SnapshotRef | None = Field(None, description="start from a snapshot instead of booting")
     track_dirty_pages: Flag | None = Field(None, description="whether diff snapshots are possible; None is enabled")

@@ -1,4 +1,4 @@
-"""Whose kernels they are: one user's directories, limits and policy, passed down and never looked up."""
+"""The tenant: one user's directories, limits and policy, passed down and never looked up."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Tenant:
     """One owner of kernels and snapshots on this host. Two tenants of one process share nothing but code.
 
     ``data_dir`` holds snapshots and templates, ``image_dir`` images, ``cache_dir`` what can be made again, ``run_dir`` the
-    private directories of running VMs. ``config`` has the limits and the policy; it is not changed any more. Tenants are
-    equal when all of these are, the configuration by its values.
+    private directories of running VMs. ``config`` has the limits and the policy; it does not change any more. Tenants are
+    equal when all of these are equal, the configuration by its values.
     """
 
     owner: str

@@ -1,7 +1,7 @@
 """A snapshot as one stream: a tar of plain files, ``manifest.json`` first, with the digests of all others.
 
 ``mem`` is written without its holes: ``FCMEMORY``, its size and the number of extents as u64, then offset and length of each,
-then their bytes; little endian. Read member by member and never by their names: what comes next is known from the manifest.
+then their bytes; little endian. Members are read in order and never by name: the manifest says what comes next.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAGIC = b"FCMEMORY"
 HEAD = struct.Struct("<8sQQ")
 EXTENT = struct.Struct("<QQ")
 ARCHIVE = "archive"
-#: Enough for 8 GiB of which every other page is a hole; a memory beyond that is written whole.
+#: Enough for 8 GiB of which every other page is a hole; a memory with more extents is written whole.
 MAX_EXTENTS = 1 << 20
 
 Extents = list[tuple[int, int]]
@@ -35,20 +35,20 @@ class Writable(Protocol):
     """Where an archive goes."""
 
     def write(self, data: bytes, /) -> object:
-        """Take all of it."""
+        """Take all of ``data``."""
 
 
 class Readable(Protocol):
     """Where an archive comes from."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes; none at the end."""
+        """At most ``size`` bytes; none at the end."""
 
 
 class Archive:
     """All of a snapshot as one stream of bytes: ``mem`` comes first, then the parts in their order.
 
-    Its files are opened at once: whoever removes the snapshot meanwhile does no harm. Raises
+    It opens all files at once, so removing the snapshot meanwhile does no harm. Raises
     :class:`~fc_kernel.errors.SnapshotCorrupt` for a file that is not of the size in the manifest.
     """
 
@@ -62,7 +62,7 @@ class Archive:
                 descriptor = stack.enter_context(disk.part(here, name))
                 self._members.append(_member(name, descriptor, manifest.part(name).size_bytes))
             self._files = stack.pop_all()
-        #: Of the whole stream, known before anything is read.
+        #: Size of the whole stream, known before anything is read.
         self.size_bytes = sum(member.padded_bytes for member in self._members) + len(_END)
 
     def __enter__(self) -> Self:
@@ -76,14 +76,14 @@ class Archive:
         self._files.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """The bytes, in pieces of at most a few MiB; once."""
+        """Yield the bytes in pieces of at most a few MiB; works only once."""
         for member in self._members:
             yield from member.pieces()
         yield _END
 
 
 def write_archive(snapshot: Snapshot, out: Writable) -> int:
-    """Write all of a snapshot; returns how many bytes that were."""
+    """Write all of a snapshot; returns the number of bytes."""
     with Archive(snapshot) as archive:
         for data in archive:
             out.write(data)
@@ -99,7 +99,7 @@ def _total(extents: Extents) -> int:
 
 
 def _extents(descriptor: int, size: int) -> Extents:
-    """What is not a hole."""
+    """The parts of a file that are not holes."""
     found = [(start, end - start) for start, end in data_extents(descriptor, size)]
     return found if len(found) <= MAX_EXTENTS else [(0, size)]
 
@@ -131,7 +131,7 @@ class _Member:
 
     @property
     def padded_bytes(self) -> int:
-        """With its header and what fills its last block."""
+        """Its size in the tar, with the header and the padding of the last block."""
         return tarfile.BLOCKSIZE + self.size + -self.size % tarfile.BLOCKSIZE
 
     def pieces(self) -> Iterator[bytes]:
@@ -156,19 +156,19 @@ def _member(name: str, descriptor: int, expected_bytes: int) -> _Member:
 
 @dataclass(frozen=True)
 class Head:
-    """The beginning of an archive: what it will take, before anything is written."""
+    """The beginning of an archive, which says how much room it needs before anything is written."""
 
     manifest: Manifest
     extents: Extents
 
     @property
     def expected_bytes(self) -> int:
-        """On the disk."""
+        """The bytes that the snapshot will take on the disk."""
         return _total(self.extents) + sum(part.size_bytes for part in self.manifest.parts if part.file != MEM)
 
 
 class ArchiveReader:
-    """Reads :meth:`head`, then :meth:`extract`; everything that is not as it should be is ``SnapshotCorrupt``."""
+    """Reads an archive: first :meth:`head`, then :meth:`extract`; both raise ``SnapshotCorrupt`` if anything is wrong."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source
@@ -182,24 +182,24 @@ class ArchiveReader:
         self._padding(size)
         size = self._member(MEM)
         if size < HEAD.size:
-            raise SnapshotCorrupt(MEM, f"{size} bytes are no memory")
+            raise SnapshotCorrupt(MEM, f"it has only {size} bytes")
         magic, memory, count = HEAD.unpack(self._exactly(HEAD.size))
         wanted = manifest.part(MEM).size_bytes
         if magic != MAGIC or memory != wanted or count > MAX_EXTENTS:
-            raise SnapshotCorrupt(MEM, "it does not begin as the memory of the manifest does")
+            raise SnapshotCorrupt(MEM, "its header does not match the manifest")
         table = self._exactly(count * EXTENT.size)
         extents = list(EXTENT.iter_unpack(table))
         end = 0
         for offset, length in extents:
             if offset < end or length == 0 or offset + length > memory:
-                raise SnapshotCorrupt(MEM, f"{length} bytes at {offset} are out of order, or outside of its {memory}")
+                raise SnapshotCorrupt(MEM, f"{length} bytes at {offset} are out of order, or beyond its {memory}")
             end = offset + length
         if size != HEAD.size + len(table) + _total(extents):
-            raise SnapshotCorrupt(MEM, "its size is not that of its extents")
+            raise SnapshotCorrupt(MEM, "its size does not match its extents")
         return Head(manifest, extents)
 
     def extract(self, head: Head, here: int) -> None:
-        """Write all parts into an empty directory."""
+        """Write all parts into the empty directory that ``here`` is a descriptor of."""
         for name in _order(head.manifest):
             wanted = head.manifest.part(name).size_bytes
             if name == MEM:
@@ -223,22 +223,22 @@ class ArchiveReader:
             length -= len(data)
 
     def _member(self, name: str) -> int:
-        """The header of the member that has to come now; returns its size."""
+        """Read the header of the member that must come next; returns its size."""
         try:
             info = tarfile.TarInfo.frombuf(self._exactly(tarfile.BLOCKSIZE), "ascii", "strict")
         except (tarfile.TarError, ValueError):
-            raise SnapshotCorrupt(ARCHIVE, f"there is no {name} where it has to be") from None
+            raise SnapshotCorrupt(ARCHIVE, f"{name} is not where it must be") from None
         if info.name != name or not info.isreg() or info.issparse() or info.size < 0:
-            raise SnapshotCorrupt(ARCHIVE, f"{info.name[:100]!r} is where the file {name} has to be")
+            raise SnapshotCorrupt(ARCHIVE, f"{info.name[:100]!r} is where the file {name} must be")
         return info.size
 
     def _end(self) -> None:
-        """Zeros to the end, which is looked for so that a compressed archive is checked to its own."""
+        """Read zeros up to the end of the source, because a compressed archive's checksum is checked only there."""
         end = self._exactly(tarfile.BLOCKSIZE)
         while len(end) <= CHUNK_BYTES and (more := self._source.read(CHUNK_BYTES)):
             end += more
         if len(end) > CHUNK_BYTES or end.count(0) != len(end):
-            raise SnapshotCorrupt(ARCHIVE, "there is more in it than a snapshot")
+            raise SnapshotCorrupt(ARCHIVE, "it contains more than a snapshot")
 
     def _padding(self, size: int) -> None:
         self._exactly(-size % tarfile.BLOCKSIZE)

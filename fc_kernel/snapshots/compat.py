@@ -23,7 +23,7 @@ Difference = tuple[str, object, object]
 
 
 def differences(saved: ManifestDraft, here: Host) -> Iterator[Difference]:
-    """What would keep it from being loaded: field, the snapshot's value, the host's."""
+    """What keeps a snapshot from being loaded here: the field, the snapshot's value, the host's."""
     yield from _different("monitor", saved.monitor, here.monitor)
     yield from _different("monitor_version", saved.monitor_version, here.monitor_version)
     if here.cpu is not None:
@@ -44,6 +44,6 @@ def _different(field: str, have: object, want: object) -> Iterator[Difference]:
 
 
 def check_host(saved: ManifestDraft, here: Host) -> None:
-    """Raises :class:`~fc_kernel.errors.SnapshotIncompatible` for the first difference."""
+    """Raise :class:`~fc_kernel.errors.SnapshotIncompatible` for the first difference."""
     for field, have, want in differences(saved, here):
         raise SnapshotIncompatible(field, have=have, want=want)

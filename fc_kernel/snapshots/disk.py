@@ -20,21 +20,21 @@ from ..errors import QuotaExceeded, SnapshotCorrupt, SnapshotError
 from ..memory.pages import copy_sparse
 
 _BASE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-#: What a hard link fails with where a copy still works.
+#: The errors of a hard link where a copy still works.
 _NO_LINK = frozenset({errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
-#: What has no room raises.
+#: The errors of a write for which there is no room.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 BLOCK_BYTES = 512
-#: Two who remove one tree get into each other's way once for each of its files at most.
+#: Two processes that remove one tree get in each other's way at most once for each file.
 REMOVE_TRIES = 100
-#: What a snapshot may take beyond what was foreseen, as a part of that.
+#: A snapshot may take this part of the expected bytes more: a tenth.
 SPARE = 10
 #: A monitor that writes beyond RLIMIT_FSIZE is killed by SIGXFSZ: a memory must stay this far below it.
 FILE_SPARE_BYTES = 16 << 20
 
 
 def open_directory(name: str | Path, parent: int | None = None) -> int:
-    """A descriptor of a directory, which is no link; raises :class:`OSError`."""
+    """Open a directory, but not through a link, and return its descriptor; raises :class:`OSError`."""
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | _BASE, dir_fd=parent)
 
 
@@ -51,7 +51,7 @@ def directory(name: str | Path, parent: int | None = None) -> Iterator[int]:
 def open_part(parent: int, name: str, flags: int = os.O_RDONLY) -> int:
     """A descriptor of a regular file of ours that nobody else may write.
 
-    Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for anything else in its place, also for nothing.
+    Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for anything else in its place, and when nothing is there.
     """
     try:
         descriptor = os.open(name, flags | _BASE, dir_fd=parent)
@@ -64,7 +64,7 @@ def open_part(parent: int, name: str, flags: int = os.O_RDONLY) -> int:
         if found.st_uid != os.geteuid() or found.st_mode & 0o022 or not found.st_mode & 0o400:
             mode = stat.filemode(found.st_mode)
             raise SnapshotCorrupt(
-                name, f"its mode is {mode} of uid {found.st_uid}; only its owner may write, and must read"
+                name, f"its mode is {mode} and its owner uid {found.st_uid}; only we may write it, and we must read it"
             )
     except BaseException:
         os.close(descriptor)
@@ -95,7 +95,7 @@ def _corrupt(name: str, error: OSError) -> SnapshotCorrupt | OSError:
 
 
 def read_part(parent: int, name: str, most_bytes: int) -> bytes:
-    """The content of a small part; raises :class:`SnapshotCorrupt` also when it is larger than that."""
+    """The content of a small part; raises :class:`SnapshotCorrupt` also when it is larger than ``most_bytes``."""
     with part(parent, name) as descriptor:
         if os.fstat(descriptor).st_size > most_bytes:
             raise SnapshotCorrupt(name, f"it is larger than {most_bytes} bytes")
@@ -106,7 +106,7 @@ def read_part(parent: int, name: str, most_bytes: int) -> bytes:
 
 
 def write_file(parent: int, name: str, data: bytes, *, durable: bool = True) -> None:
-    """A new file, on the disk when this returns if it has to be ``durable``."""
+    """Write a new file; a ``durable`` one is on the disk when this returns."""
     with new_file(parent, name) as descriptor:
         write_all(descriptor, data)
         os.fchmod(descriptor, 0o400)
@@ -116,7 +116,7 @@ def write_file(parent: int, name: str, data: bytes, *, durable: bool = True) -> 
 
 @contextlib.contextmanager
 def new_file(parent: int, name: str) -> Iterator[int]:
-    """A descriptor of a file that was not there before; whoever fails removes its directory."""
+    """Create a file and yield its descriptor; on an error the caller removes the directory."""
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BASE, 0o600, dir_fd=parent)
     try:
         yield descriptor
@@ -125,14 +125,14 @@ def new_file(parent: int, name: str) -> Iterator[int]:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of it; raises :class:`OSError`."""
+    """Write all of ``data``; raises :class:`OSError`."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def replace_file(parent: int, name: str, data: bytes) -> None:
-    """Put new content in a file's place at once, durably."""
+    """Replace a file's content atomically and durably."""
     staged = f".{name}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(staged, dir_fd=parent)
@@ -147,7 +147,7 @@ def replace_file(parent: int, name: str, data: bytes) -> None:
 
 
 def link_or_copy(source: int, name: str, target: int, new_name: str) -> bool:
-    """Give a file a second name, or copy it where that cannot be; whether it was linked."""
+    """Hard-link a file, or copy it where that is not possible; returns whether it was linked."""
     try:
         os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except OSError as error:
@@ -162,9 +162,9 @@ def link_or_copy(source: int, name: str, target: int, new_name: str) -> bool:
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Remove a directory, or what is in its place; nothing outside is followed. Raises :class:`OSError`.
+    """Remove a directory, or whatever is in its place, following no links. Raises :class:`OSError`.
 
-    Others may be removing it, too.
+    Another process may be removing it at the same time.
     """
     for _ in range(REMOVE_TRIES):
         try:
@@ -187,7 +187,7 @@ def _exists(parent: int, name: str) -> bool:
 
 
 def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Take a file's lock; ``False`` when another has it."""
+    """Take a file's lock; returns ``False`` when somebody else has it."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -196,7 +196,7 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 
 class Hold:
-    """A snapshot's lock, held together with others until :meth:`close`, the end of a ``with`` block, or of the process."""
+    """A snapshot's shared lock, held until :meth:`close`, the end of a ``with`` block, or the end of the process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -231,7 +231,7 @@ def holders(descriptor: int) -> list[int]:
 
 
 def stats_of(directory_descriptor: int) -> list[os.stat_result]:
-    """Of all that is in a directory."""
+    """The status of everything in a directory."""
     found = []
     with os.scandir(directory_descriptor) as entries:
         for entry in entries:
@@ -246,15 +246,15 @@ def real_bytes(found: os.stat_result) -> int:
 
 
 def check_room(directory_descriptor: int, *, expected_bytes: int, promised_bytes: int, min_free_bytes: int) -> None:
-    """Whether the disk and this process's limits have room; raises :class:`~fc_kernel.errors.QuotaExceeded`.
+    """Check that the disk and this process's limits leave room; raises :class:`~fc_kernel.errors.QuotaExceeded`.
 
-    ``promised_bytes`` is what others may still write.
+    ``promised_bytes`` is what other drafts may still write.
     """
     found = os.fstatvfs(directory_descriptor)
     free = found.f_bavail * found.f_frsize - promised_bytes
     if expected_bytes + expected_bytes // SPARE + min_free_bytes > free:
         raise QuotaExceeded(
-            f"the snapshot needs {mib(expected_bytes)} and {mib(min_free_bytes)} that stay free; the disk has "
+            f"the snapshot needs {mib(expected_bytes)}, and {mib(min_free_bytes)} must stay free; the disk has "
             f"{mib(max(0, free))}; remove snapshots, or make room"
         )
     most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -272,7 +272,7 @@ def mib(size_bytes: int) -> str:
 
 @contextlib.contextmanager
 def explained(doing: str, *, but: type[OSError] | None = None) -> Iterator[None]:
-    """Turn what the operating system refuses into the package's errors, all of it but one kind."""
+    """Turn an :class:`OSError` into one of the package's errors, which says ``doing``; the kind ``but`` passes."""
     try:
         yield
     except OSError as error:

@@ -35,7 +35,7 @@ MEM_MODE, PART_MODE = 0o600, 0o400
 
 
 class Draft:
-    """A context manager: what is not published at its end is discarded."""
+    """A context manager: at its end the draft is discarded, unless it was published."""
 
     def __init__(self, root: Root, snapshot_id: str, reserved: Reservation, lock: int) -> None:
         self._root = root
@@ -78,14 +78,14 @@ class Draft:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # In a thread: a memory that is removed takes its time. Also when it is cancelled, the thread carries it to its end.
+        # In a thread, because removing a large file takes a while. The thread finishes even if this is cancelled.
         await off_loop(self.discard)
 
     def publish(self, fields: ManifestDraft, *, base: Base, notebook: bytes | None = None) -> Snapshot:
-        """Make the snapshot of what the driver wrote: all of it is on the disk when this returns, or nothing is left.
+        """Publish what the driver wrote as a snapshot: all of it is on the disk when this returns, or nothing is left.
 
-        Blocks for as long as the disk takes. Raises :class:`~fc_kernel.errors.QuotaExceeded` for a full disk, other
-        :class:`~fc_kernel.errors.SnapshotError` otherwise.
+        Blocks for as long as the disk takes. Raises :class:`~fc_kernel.errors.QuotaExceeded` for a full disk, and other
+        :class:`~fc_kernel.errors.SnapshotError`.
         """
         with self._publishing() as here:
             manifest = self._described(fields)
@@ -103,9 +103,9 @@ class Draft:
             return self._finish(here, manifest, self._parts(here, names, linked))
 
     def adopt(self, manifest: Manifest) -> Snapshot:
-        """Make the snapshot of parts that were written as they are into the draft, as an import does.
+        """Publish parts that were written into the draft as they are, as an import does.
 
-        Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for one that is not what the manifest records.
+        Raises :class:`~fc_kernel.errors.SnapshotCorrupt` for a part that is not what the manifest records.
         """
         with self._publishing() as here:
             found_parts = self._parts(here, [part.file for part in manifest.parts], {})
@@ -117,9 +117,9 @@ class Draft:
             return self._finish(here, manifest, list(manifest.parts))
 
     def keep(self) -> Hold:
-        """Hold the published snapshot without a moment in which it could be deleted; before the block ends."""
+        """Hold the snapshot, so that it cannot be deleted; call it after publishing, before the ``with`` block ends."""
         if self._state != "published" or self._lock < 0:
-            raise StateError("only what was just published can be held")
+            raise StateError("only a snapshot that was just published can be held")
         lock, self._lock = self._lock, -1
         return Hold(lock)
 
@@ -128,7 +128,7 @@ class Draft:
         with self._one_at_a_time:
             if self._state == "open":
                 self._state = "discarded"
-                # What cannot be removed now is swept later: the lock is let go.
+                # What cannot be removed now is swept later, because the lock is released.
                 with contextlib.suppress(OSError, SnapshotError), self._root.opened() as root:
                     self._root.remove_tree(root, self.directory.name)
             lock, self._lock = self._lock, -1
@@ -149,7 +149,7 @@ class Draft:
         return fields.model_copy(update={"spec": spec})
 
     def _parts(self, here: int, names: list[str], known: dict[str, Part]) -> list[Part]:
-        # First all modes: a digest is remembered a moment after the last change of its file, and they wait together.
+        # All modes first: a digest is remembered only some time after its file's last change, and so they wait together.
         for name in names:
             if name not in known:
                 with disk.part(here, name) as descriptor:
@@ -157,7 +157,7 @@ class Draft:
         return [self._part(here, name, known.get(name)) for name in names]
 
     def _part(self, here: int, name: str, known: Part | None) -> Part:
-        """Hash a file and see it onto the disk; one that was linked is there, and known."""
+        """Hash a file and flush it to the disk; a linked one is there already, and its digest is known."""
         self._root.step(f"hash {name}")
         with disk.part(here, name) as descriptor:
             size = os.fstat(descriptor).st_size
@@ -167,7 +167,7 @@ class Draft:
                 return known
             found = Part(file=name, sha256=self._root.digest_of(descriptor, name), size_bytes=size)
             if known is not None and found != known:
-                raise SnapshotCorrupt(name, "what was copied of it is not what its manifest records")
+                raise SnapshotCorrupt(name, "its copy is not what its manifest records")
             self._root.step(f"fsync {name}")
             os.fsync(descriptor)
         return found
@@ -197,7 +197,7 @@ class Draft:
                 os.fsync(root)
                 disk.lock(self._lock, shared=True)
             except BaseException:
-                # Nobody was told of it, and it may not outlive a power cut.
+                # Nobody knows of it yet, and it might not survive a power cut.
                 os.rename(self.id, self.directory.name, src_dir_fd=root, dst_dir_fd=root)
                 raise
             self._state = "published"

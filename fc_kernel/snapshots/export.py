@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import SnapshotCorrupt, SnapshotError, SnapshotExists
+from ..errors import SnapshotCorrupt, SnapshotError
 from . import disk
 from .archive import ARCHIVE, ArchiveReader, Readable, write_archive
 from .location import readable, writable
@@ -21,7 +21,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 def export_snapshot(snapshot: Snapshot, target: str | Path | BinaryIO, *, replace: bool = False) -> int:
     """Write a snapshot as one file; returns its bytes before compression. ``.gz`` and ``.tgz`` are compressed.
 
-    A path or URL holds all of it or nothing; what is there is left unless ``replace``. Raises
+    A path or URL holds all of it or nothing; an existing file stays unless ``replace``. Raises
     :class:`~fc_kernel.errors.SnapshotError`. Blocks; check the snapshot first.
     """
     doing = f"export the snapshot {snapshot.name!r}"
@@ -35,13 +35,13 @@ def export_snapshot(snapshot: Snapshot, target: str | Path | BinaryIO, *, replac
 def import_snapshot(
     store: SnapshotStore, source: str | Path | BinaryIO, *, scope: str | None, name: str | None = None
 ) -> Snapshot:
-    """Take what :func:`export_snapshot` wrote into a store, all of it or nothing, under its own scope and name or others.
+    """Read what :func:`export_snapshot` wrote into a store, all of it or nothing; ``None`` keeps its own scope or name.
 
     Raises :class:`~fc_kernel.errors.SnapshotCorrupt`, :class:`~fc_kernel.errors.SnapshotExists`,
     :class:`~fc_kernel.errors.QuotaExceeded` and what :meth:`SnapshotStore.begin` does. Blocks.
 
-    The device state and memory are another's: who imports a snapshot and restores it trusts whoever made it as far as the
-    monitor's isolation goes.
+    The devices' state and the memory are somebody else's: whoever restores an imported snapshot runs its maker's code in
+    the kernel, and has the monitor read its maker's data.
     """
     doing = "import the snapshot"
     with contextlib.ExitStack() as stack:
@@ -60,15 +60,11 @@ def _import(store: SnapshotStore, reader: ArchiveReader, *, scope: str | None, n
     head = reader.head()
     manifest = head.manifest
     if manifest.kind != store.kind:
-        raise SnapshotError(f"it is a {manifest.kind}, and no {store.kind}")
+        raise SnapshotError(f"it is a {manifest.kind}, not a {store.kind}")
     if manifest.spec.extra_drives:
-        raise SnapshotError("it has drives of another host, which are not in it")
-    wanted = name or manifest.name
-    try:
-        draft = store.begin(name=wanted, scope=scope or manifest.scope, expected_bytes=head.expected_bytes)
-    except SnapshotExists:
-        raise SnapshotExists(f"there is a snapshot {wanted!r} already; give this one another with --name") from None
-    with draft:
+        raise SnapshotError("it uses drives of another host, which it does not contain")
+    scope, name = scope or manifest.scope, name or manifest.name
+    with store.begin(name=name, scope=scope, expected_bytes=head.expected_bytes) as draft:
         with disk.directory(draft.directory) as here:
             reader.extract(head, here)
         return draft.adopt(manifest)
@@ -84,7 +80,7 @@ def _unpacked(source: Readable) -> Readable:
 
 
 class _Joined:
-    """What was read to see what it is, and the rest."""
+    """A source again from its beginning: the bytes that were read to see what it is, then the rest."""
 
     def __init__(self, start: bytes, rest: Readable) -> None:
         self._start = start

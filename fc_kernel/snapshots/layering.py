@@ -1,4 +1,4 @@
-"""From what a driver wrote to the files of a snapshot that is whole by itself and shares what it can."""
+"""From what a driver wrote to the files of a snapshot, which is complete by itself and shares what it can."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def lay_on(base: Snapshot, draft: Path, here: int, root: Root, *, mem_size_bytes
     """Turn the driver's diff in a draft into a layer over the base's files; returns the parts whose digests are the base's."""
     if base.manifest.mem_size_bytes != mem_size_bytes:
         raise SnapshotError(
-            f"a memory of {mem_size_bytes} bytes is no diff on snapshot {base.name!r} of {base.manifest.mem_size_bytes}"
+            f"a memory of {mem_size_bytes} bytes cannot be a diff on snapshot {base.name!r} of "
+            f"{base.manifest.mem_size_bytes} bytes"
         )
     layers = base.manifest.layers
     flat = len(layers) >= MAX_LAYERS
@@ -79,5 +80,5 @@ def _runs(numbers: array[int], whole: PageStack) -> Iterator[Run]:
 
 
 def check_layer(path: Path, mem_size_bytes: int) -> None:
-    """Whether a page file is one for such a memory; raises :class:`~fc_kernel.errors.SnapshotCorrupt` and :class:`OSError`."""
+    """Check a page file for a memory of that size; raises :class:`~fc_kernel.errors.SnapshotCorrupt` and :class:`OSError`."""
     PageFile.open(path, mem_size_bytes).close()

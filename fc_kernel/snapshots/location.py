@@ -25,7 +25,7 @@ GZIP_LEVEL = 1
 def writable(target: str | Path, *, replace: bool, doing: str) -> Iterator[BinaryIO]:
     """Something to write to that becomes ``target`` when the block ends well; ``.gz`` and ``.tgz`` are compressed.
 
-    What is there is left unless ``replace``. Raises :class:`~fc_kernel.errors.SnapshotError` that says ``doing``.
+    An existing file stays unless ``replace``. Raises :class:`~fc_kernel.errors.SnapshotError` that says ``doing``.
     """
     with disk.explained(doing), _created(target, replace=replace) as out:
         if str(target).endswith(GZIP_ENDINGS):
@@ -55,7 +55,7 @@ def _created(target: str | Path, *, replace: bool) -> Iterator[BinaryIO]:
             if replace:
                 os.rename(staged, path.name, src_dir_fd=folder, dst_dir_fd=folder)
             else:
-                # Unlike a rename this takes nobody's place.
+                # Unlike a rename, this never replaces a file.
                 with contextlib.suppress(FileNotFoundError):
                     os.link(staged, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except FileExistsError:

@@ -22,7 +22,7 @@ RETIRED = ("snapshot_format", "host_kernel", "initrd_sha256", "timings")
 _SEAL_OF_FORMAT_1 = re.compile(rb'\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
 #: A manifest has some kilobytes; more is not ours.
 MAX_MANIFEST_BYTES = 1 << 20
-#: Each layer costs a load one more file to read; beyond this they are made into one.
+#: With each layer a load reads one more file; more layers than this are merged into one.
 MAX_LAYERS = 16
 LAYER_NAMES = [f"{LAYER_PREFIX}{number}" for number in range(MAX_LAYERS)]
 #: No file is larger: 2^48 bytes is what x86 can address.
@@ -46,7 +46,7 @@ def _checked(value: str, right: bool, allowed: str) -> str:
 
 
 class Part(Frozen):
-    """One file of a snapshot; the digest of ``mem`` is the one of :mod:`.digest`, of the others it is SHA-256."""
+    """One file of a snapshot; that of ``mem`` has the digest of :mod:`fc_kernel.memory.digest`, all others SHA-256."""
 
     file: Annotated[str, Strict(), Field(pattern=r"^(mem|vmstate|notebook\.ipynb|pages\.(0|[1-9][0-9]?))$")]
     sha256: Digest
@@ -81,7 +81,7 @@ class KernelState(Frozen):
     language: Text | None = None
     execution_count: Number | None = None
     cell: Text | None = None
-    #: The key between host and guest, which is changed at each restore.
+    #: The key that host and guest share; each restore changes it.
     key: Text = ""
 
 
@@ -95,7 +95,7 @@ class ManifestDraft(Frozen):
     #: Path of the notebook, for people; never opened.
     notebook: Annotated[str, Strict(), Field(max_length=4096)] | None = None
     kernel_id: Text = ""
-    #: The VM that was saved, by which a reference to the snapshot names it, too.
+    #: The VM that was saved; a reference to the snapshot may name it.
     vm_id: Text = ""
     monitor: Text
     monitor_version: Text
@@ -103,7 +103,7 @@ class ManifestDraft(Frozen):
     agent_protocol: Number
     image: ImageRef | None = None
     boot_args: Annotated[str, Strict(), Field(max_length=MAX_BOOT_ARGS), Printable] = ""
-    #: Without paths of the host's files: whoever restores uses those of the image of that digest.
+    #: Without paths of the host's files: a restore takes those of the image with the same digests.
     spec: VmSpec
     generation: Number = 0
     kernel: KernelState = KernelState()
@@ -200,7 +200,7 @@ class Manifest(ManifestDraft):
         kept = {name: value for name, value in found.items() if name not in RETIRED}
         try:
             if json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n" != data:
-                raise SnapshotCorrupt(MANIFEST_NAME, "it is not written as manifests are")
+                raise SnapshotCorrupt(MANIFEST_NAME, "it is not in the form in which manifests are written")
             return cls.model_validate_json(json.dumps({**kept, "format": FORMAT})).sealed()
         except (ValidationError, ValueError, RecursionError) as error:
             raise SnapshotCorrupt(MANIFEST_NAME, _first_fault(error)) from None
@@ -215,7 +215,7 @@ def _first_fault(error: Exception) -> str:
 
 
 def seal(draft: ManifestDraft, **fields: object) -> Manifest:
-    """The manifest of a draft with the store's fields; raises :class:`~fc_kernel.errors.SnapshotError` if it cannot be one."""
+    """The manifest of a draft and the store's fields; raises :class:`~fc_kernel.errors.SnapshotError` if they are not valid."""
     try:
         return Manifest.model_validate({**dict(draft), **fields}).sealed()
     except ValidationError as error:

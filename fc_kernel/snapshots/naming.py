@@ -14,7 +14,7 @@ ID_PATTERN: Final = r"^[0-9a-f]{16}$"
 ID_BYTES = 8
 #: A scope is a notebook's path below the server's root, or ``kernel:`` and an id.
 MAX_SCOPE = 4096
-#: A beginning of an id that is shorter is more likely a name mistyped.
+#: A shorter beginning of an id is more likely a mistyped name.
 MIN_ID_PREFIX = 6
 
 _NAME = re.compile(NAME_PATTERN.removesuffix("$"))
@@ -38,7 +38,7 @@ def is_name(text: str) -> bool:
 
 
 def check_name(name: object) -> str:
-    """The name, if it is one; raises :class:`~fc_kernel.errors.SpecError`."""
+    """Return the name if it is valid; raises :class:`~fc_kernel.errors.SpecError`."""
     if not isinstance(name, str) or not is_name(name):
         raise SpecError(
             "name",
@@ -54,7 +54,7 @@ def is_scope(text: str) -> bool:
 
 
 def check_scope(scope: object) -> str:
-    """The scope, if it is one; raises :class:`~fc_kernel.errors.SpecError`."""
+    """Return the scope if it is valid; raises :class:`~fc_kernel.errors.SpecError`."""
     if not isinstance(scope, str) or not is_scope(scope):
         raise SpecError("scope", scope, f"1 to {MAX_SCOPE} printable characters")
     return scope

@@ -1,4 +1,4 @@
-"""The store's own directory: private, changed by one at a time; what is in it, whose that is, and what dead writers left."""
+"""The store's directory: private, changed by one process at a time. What it holds, who owns that, what dead writers left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .snapshot import LOCK_NAME, Snapshot
 _HIDDEN = re.compile(r"\.[0-9a-f]{16}\.(partial|removed)")
 RESERVED_NAME = "reserved.json"
 MAX_RESERVED_BYTES = 64 << 10
-#: Called before each step of a change, by its name: tests end the process there.
+#: Called with its name before each step of a change; tests end the process there.
 Step = Callable[[str], None]
 Kind = Literal["snapshot", "template"]
 #: Manifests of a store that are kept in memory: more than most stores have.
@@ -47,7 +47,7 @@ def removed_name(snapshot_id: str) -> str:
 
 
 class Reservation(Frozen):
-    """What a draft will be, for whoever begins another meanwhile."""
+    """What a draft will become; whoever begins another meanwhile reads it."""
 
     name: str
     scope: str
@@ -72,7 +72,7 @@ class Root:
         self.owner = owner
         self.kind: Kind = kind
         self.step = step
-        #: By id: the state of the manifest's file, and what was read in it.
+        #: By id: the state of the manifest's file, and what was read from it.
         self._known: dict[str, tuple[tuple[int, ...], Snapshot]] = {}
 
     @contextlib.contextmanager
@@ -92,7 +92,7 @@ class Root:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
-        """As :meth:`opened`, made if need be, for one at a time, of all processes.
+        """As :meth:`opened`, but made if need be, and locked against all other processes.
 
         Long work does not belong here: what is removed is renamed under the lock and its files are removed afterwards.
         """
@@ -106,7 +106,7 @@ class Root:
                 os.close(lock)
 
     def names(self, root: int) -> list[str]:
-        """Names of all directories that may be snapshots, whoever's they are."""
+        """Names of all directories that may be snapshots, whoever owns them."""
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if is_id(entry.name))
 
@@ -130,7 +130,7 @@ class Root:
         return sorted(found, key=lambda snapshot: (snapshot.created, snapshot.id))
 
     def drafts(self, root: int) -> Iterator[tuple[Reservation, int]]:
-        """What the owner is making, and the bytes that are written of it."""
+        """The owner's drafts, and how many bytes of each are written."""
         for name in self.hidden(root, "partial"):
             with contextlib.suppress(OSError), disk.directory(name, root) as here:
                 reserved = Reservation.read(here)
@@ -139,7 +139,7 @@ class Root:
                     yield reserved, written
 
     def counted(self, root: int) -> list[str]:
-        """Names of the owner's snapshots, and of those that do not tell whose they are."""
+        """Names of the owner's snapshots, and of those whose owner cannot be told."""
         return [name for name in self.names(root) if not self._is_of_another(root, name)]
 
     def _is_of_another(self, root: int, name: str) -> bool:
@@ -152,7 +152,7 @@ class Root:
         return False
 
     def used_bytes(self, root: int) -> int:
-        """What the owner's snapshots and drafts take on the disk, files that they share once."""
+        """What the owner's snapshots and drafts take on the disk; shared files count once."""
         inodes: dict[tuple[int, int], int] = {}
         for name in (*self.counted(root), *self.hidden(root)):
             with contextlib.suppress(OSError), disk.directory(name, root) as here:
@@ -163,7 +163,7 @@ class Root:
         return sum(inodes.values())
 
     def read(self, root: int, snapshot_id: str, *, anew: bool = False) -> Snapshot:
-        """The snapshot of an id. A manifest that is the same file as before is parsed again only if it has to be ``anew``.
+        """The snapshot with that id. A manifest whose file is unchanged is parsed again only with ``anew``.
 
         Raises :class:`SnapshotCorrupt`, :class:`~fc_kernel.errors.SnapshotIncompatible`, and :class:`FileNotFoundError`,
         also for one of another owner.
@@ -179,13 +179,13 @@ class Root:
         except OSError as error:
             raise SnapshotCorrupt(snapshot_id, f"it cannot be read: {error.strerror}") from None
         if snapshot.id != snapshot_id:
-            raise SnapshotCorrupt(MANIFEST_NAME, f"it is of the snapshot {snapshot.id}")
+            raise SnapshotCorrupt(MANIFEST_NAME, f"it belongs to the snapshot {snapshot.id}")
         if snapshot.owner != self.owner:
             raise FileNotFoundError(snapshot_id)
         return snapshot
 
     def check_there(self, root: int, snapshot_id: str) -> None:
-        """Raises :class:`FileNotFoundError` when it is gone: what is missing of it was removed, and is no damage."""
+        """Raise :class:`FileNotFoundError` when it is gone: then missing files were removed, and nothing is damaged."""
         os.stat(snapshot_id, dir_fd=root, follow_symlinks=False)
 
     def _snapshot(self, snapshot_id: str, here: int, *, anew: bool) -> Snapshot:
@@ -212,7 +212,7 @@ class Root:
         self._known.pop(snapshot_id, None)
 
     def known(self) -> list[Snapshot]:
-        """The owner's snapshots as they were when they were last read. Reads no file."""
+        """The owner's snapshots as they were last read. Reads no file."""
         return [snapshot for _, snapshot in list(self._known.values()) if snapshot.owner == self.owner]
 
     def digest_of(self, descriptor: int, name: str) -> str:
@@ -224,7 +224,7 @@ class Root:
     def remove_tree(self, root: int, name: str) -> None:
         """Remove a directory; digests of files that it shares with others stay known. Raises :class:`OSError`.
 
-        Takes as long as the disk takes: not under the lock.
+        May take long: do not call it under the lock.
         """
         with ExitStack() as stack:
             with contextlib.suppress(OSError):
@@ -235,7 +235,7 @@ class Root:
                         descriptor = stack.enter_context(disk.part(here, part))
                         if os.fstat(descriptor).st_nlink > 1:
                             shared[part] = descriptor
-                # Only names go here, which is quick: the records have a lock, too.
+                # Only names are removed here, which is quick: the records are locked meanwhile.
                 with self.records.kept(shared.values()):
                     for part in shared:
                         os.unlink(part, dir_fd=here)
@@ -260,17 +260,17 @@ class Root:
         return sorted(swept)
 
     def _is_abandoned(self, root: int, partial: str) -> bool:
-        """Whether nobody makes this draft any more."""
+        """Whether nobody is making this draft any more."""
         try:
             with disk.directory(partial, root) as here, disk.part(here, LOCK_NAME, os.O_RDWR) as lock:
                 return disk.lock(lock)
         except (OSError, SnapshotCorrupt):
-            # Its maker died before it had it locked, or it is no directory at all.
+            # Its maker died before locking it, or it is not a directory.
             return True
 
 
 def lineage(snapshots: Iterable[Snapshot], snapshot: Snapshot) -> tuple[Snapshot, ...]:
-    """A snapshot and its ancestors among others, oldest first."""
+    """A snapshot and those of its ancestors that are among ``snapshots``, oldest first."""
     by_id = {each.id: each for each in snapshots}
     line = [by_id.get(snapshot.id, snapshot)]
     while (parent := line[0].parent) in by_id and all(each.id != parent for each in line):

@@ -1,4 +1,4 @@
-"""A complete snapshot, as the store gives it out."""
+"""A complete snapshot, as the store returns it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..vmm.base import SnapshotFiles
 from . import disk
 from .manifest import MANIFEST_NAME, MEM, NOTEBOOK, VMSTATE, Manifest
 
-#: In each snapshot's directory: its writer holds it alone, whoever uses the files holds it with others.
+#: In each snapshot's directory: its writer locks it exclusively, whoever uses the files locks it shared.
 LOCK_NAME = "lock"
 
 
@@ -97,7 +97,7 @@ class Snapshot:
 
     @property
     def size_bytes(self) -> int:
-        """What its files take on the disk, also those that it shares with others; 0 when it is gone."""
+        """What its files take on the disk, including those that it shares with others; 0 when it is gone."""
         try:
             with disk.directory(self.directory) as descriptor:
                 return sum(disk.real_bytes(found) for found in disk.stats_of(descriptor))
@@ -122,7 +122,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Base:
-    """What the ``mem`` that a driver wrote is: the whole memory, or what differs from a snapshot's."""
+    """What a driver wrote into ``mem``: the whole memory, or what differs from a snapshot's."""
 
     snapshot: Snapshot | None
 

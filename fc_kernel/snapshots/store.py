@@ -30,7 +30,7 @@ from .root import RESERVED_NAME, Kind, Reservation, Root, Step, lineage, no_step
 from .snapshot import LOCK_NAME, Snapshot
 
 GIB = 1 << 30
-#: Of what makes a manifest what it is; what a change of name or description makes anew.
+#: The manifest's fields that are computed from all others.
 _DERIVED = {"checksum"}
 #: An error's message names no more snapshots than these.
 MAX_NAMED = 12
@@ -38,7 +38,7 @@ MAX_NAMED = 12
 
 @dataclass(frozen=True)
 class StoreLimits:
-    """Snapshots of one owner, their bytes on the disk (shared ones once), and what must stay free on the disk."""
+    """Most snapshots of one owner, most bytes of them on the disk (shared ones once), bytes that must stay free there."""
 
     max_snapshots: int = 100
     max_bytes: int = 64 * GIB
@@ -74,10 +74,10 @@ class SnapshotStore:
         return self._root.path
 
     def begin(self, *, name: str | None, scope: str, expected_bytes: int) -> Draft:
-        """Reserve a name and see that there is room, before the machine is paused. ``None`` is the next of s1, s2, ….
+        """Reserve a name and check that there is room, before the VM is paused. ``None`` takes the next of s1, s2, ….
 
-        Raises :class:`~fc_kernel.errors.SpecError`, :class:`~fc_kernel.errors.SnapshotExists`, also for a name that another
-        is making, and :class:`~fc_kernel.errors.QuotaExceeded`.
+        Raises :class:`~fc_kernel.errors.SpecError`, :class:`~fc_kernel.errors.SnapshotExists`, also for the name of another
+        draft, and :class:`~fc_kernel.errors.QuotaExceeded`.
         """
         check_scope(scope)
         if name is not None:
@@ -100,7 +100,7 @@ class SnapshotStore:
         return names | {draft.name for draft, _ in self._root.drafts(root) if draft.scope == scope}
 
     def _check_room(self, root: int, expected_bytes: int) -> None:
-        """Whether the owner may make one more, and it fits; raises :class:`~fc_kernel.errors.QuotaExceeded`."""
+        """Check that the owner may have one more, and that it fits; raises :class:`~fc_kernel.errors.QuotaExceeded`."""
         drafts = list(self._root.drafts(root))
         count = len(self._root.counted(root)) + len(drafts)
         if count >= self.limits.max_snapshots:
@@ -167,16 +167,16 @@ class SnapshotStore:
         return found
 
     def get(self, ref: str, *, scope: str | None = None) -> Snapshot:
-        """The snapshot that ``ref`` means: its id, its name within the scope, or at least 6 digits its id begins with.
+        """The snapshot that ``ref`` means: its id, its name within the scope, or at least the first 6 digits of its id.
 
-        Raises :class:`~fc_kernel.errors.SnapshotNotFound`, also where it could be several, and for an id what keeps it from
-        being read.
+        Raises :class:`~fc_kernel.errors.SnapshotNotFound`, also when several match; for the id of a broken snapshot, the
+        error that keeps it from being read.
         """
         snapshots = self.list(scope=scope)
         try:
             return _meant(snapshots, ref)
         except SnapshotNotFound:
-            # Says what is wrong with it.
+            # The error that says what is wrong with it.
             if is_id(ref) and scope is None and (error := self.broken().get(ref)) is not None:
                 raise error from None
             raise
@@ -213,11 +213,11 @@ class SnapshotStore:
         snapshot_id = snapshot if isinstance(snapshot, str) else snapshot.id
         shown = snapshot if isinstance(snapshot, str) else snapshot.name
         if not is_id(snapshot_id):
-            raise SnapshotNotFound(f"there is no snapshot of the id {snapshot_id!r}")
+            raise SnapshotNotFound(f"there is no snapshot with the id {snapshot_id!r}")
         removing = f"remove the snapshot {shown!r}"
         with self._changing(removing, snapshot) as root:
             self._hide(root, snapshot_id, shown, force=force)
-        # Files take their time: nobody else waits for them at the lock. A removal that is killed is completed by a sweep.
+        # Not under the lock, because removing files takes a while. A sweep completes a removal that was killed.
         with disk.explained(removing), self._root.opened() as root:
             self._root.step("remove")
             self._root.remove_tree(root, removed_name(snapshot_id))
@@ -227,7 +227,7 @@ class SnapshotStore:
         with contextlib.suppress(SnapshotCorrupt, SnapshotIncompatible):
             self._root.read(root, snapshot_id)
         with ExitStack() as stack:
-            # What has no lock, or is no directory, is in nobody's use.
+            # Nobody uses what has no lock or is not a directory.
             with contextlib.suppress(SnapshotCorrupt, NotADirectoryError):
                 here = stack.enter_context(disk.directory(snapshot_id, root))
                 lock = stack.enter_context(disk.part(here, LOCK_NAME, os.O_RDWR))
@@ -248,7 +248,7 @@ class SnapshotStore:
             undo.callback(os.close, lock)
             if not disk.lock(lock, shared=True):
                 raise SnapshotInUse(f"the snapshot {snapshot.name!r} is locked by process {disk.holders(lock)}")
-            # When it was last used.
+            # The lock's time says when the snapshot was last used.
             os.utime(lock)
             undo.pop_all()
             return Hold(lock)
@@ -263,10 +263,10 @@ class SnapshotStore:
                 return False
 
     def check(self, snapshot: Snapshot, here: Host | None = None) -> None:
-        """Whether it can be loaded on this host, and every file of it is what was saved.
+        """Check that it can be loaded on this host, and that every file of it is what was saved.
 
         Raises :class:`~fc_kernel.errors.SnapshotNotFound`, :class:`~fc_kernel.errors.SnapshotIncompatible` and
-        :class:`SnapshotCorrupt`. Reads what has not been read lately.
+        :class:`SnapshotCorrupt`. Reads the files whose digests are not known.
         """
         try:
             with self._opened() as root:
@@ -313,7 +313,7 @@ class SnapshotStore:
         return lineage(self._root.known(), snapshot)
 
     def disk_bytes(self, snapshot: Snapshot | None = None) -> int:
-        """What a snapshot's removal would free; without one, what all take on the disk, shared files once."""
+        """The bytes that a snapshot's removal would free; without one, what all take on the disk, shared files once."""
         try:
             with self._opened() as root:
                 if snapshot is None:
@@ -332,13 +332,13 @@ class SnapshotStore:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """The root, for reading; :class:`FileNotFoundError` when there is none."""
+        """The root, for reading; raises :class:`FileNotFoundError` when there is none."""
         with disk.explained("read the snapshots", but=FileNotFoundError), self._root.opened() as root:
             yield root
 
     @contextlib.contextmanager
     def _changing(self, doing: str, snapshot: Snapshot | str) -> Iterator[int]:
-        """The locked root; a snapshot that is not there, or is another owner's, is one error."""
+        """The locked root; raises ``SnapshotNotFound`` for a snapshot that is not there, or has another owner."""
         shown = snapshot if isinstance(snapshot, str) else snapshot.name
         with disk.explained(doing):
             try:

@@ -1,4 +1,4 @@
-"""The store of templates: one for each key, those that nobody uses go by themselves."""
+"""The store of templates: one for each key; those that nobody uses are removed in time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class TemplateLimits:
-    """Bytes of all templates, and for how long one may be unused; what must stay free on the disk."""
+    """Bytes of all templates, how long one may be unused, bytes that must stay free on the disk, number of templates."""
 
     max_bytes: int = 16 * GIB
     max_idle_s: float = 30 * DAY_S
@@ -60,7 +60,7 @@ class TemplateStore:
         step: Step = no_step,
     ) -> None:
         self.limits = limits or TemplateLimits()
-        # Templates go when there are too many bytes of them; the store need not refuse a new one for the old.
+        # Old templates are removed when there are too many bytes of them; the store need not refuse a new one.
         store = StoreLimits(self.limits.max_templates, 2 * self.limits.max_bytes, self.limits.min_free_bytes)
         self._store = _Templates(root, store, owner=owner, records=records, step=step)
 
@@ -70,7 +70,7 @@ class TemplateStore:
         return self._store.root
 
     def find(self, key: str) -> Snapshot | None:
-        """The template of a key, not checked yet."""
+        """The template of a key, not checked yet, or ``None``."""
         try:
             return self._store.get(_name(key), scope=SCOPE)
         except SnapshotNotFound:
@@ -79,13 +79,13 @@ class TemplateStore:
     def begin(self, key: str, *, expected_bytes: int) -> Draft:
         """Begin the template of a key; raises as :meth:`SnapshotStore.begin`.
 
-        :class:`~fc_kernel.errors.SnapshotExists` when there is one, or another process is making it.
+        That is :class:`~fc_kernel.errors.SnapshotExists` when there is one, or another process is making it.
         """
         self.sweep(room_bytes=expected_bytes)
         return self._store.begin(name=_name(key), scope=SCOPE, expected_bytes=expected_bytes)
 
     def others(self, like: ManifestDraft) -> list[Stale]:
-        """Templates of the same image's name and the same shape with another key, newest first, and why they do not fit."""
+        """Templates with the same image name and shape but another key, newest first, and why they do not fit."""
         found = []
         for template in reversed(self._store.list()):
             other = template.manifest
@@ -95,7 +95,7 @@ class TemplateStore:
         return found
 
     def list(self) -> list[Snapshot]:
-        """All that can be read, oldest first."""
+        """All templates that can be read, oldest first."""
         return self._store.list()
 
     def hold(self, template: Snapshot) -> Hold:
@@ -119,9 +119,9 @@ class TemplateStore:
         return self._store.disk_bytes(template)
 
     def sweep(self, *, room_bytes: int = 0) -> Sequence[str]:
-        """Remove broken templates, those unused for long, and of the others the longest unused until there is room.
+        """Remove broken templates, those unused for long, and then the least recently used until there is room.
 
-        One that is held stays. Returns the ids.
+        Those that are held stay. Returns the ids of the removed ones.
         """
         self._store.sweep()
         removed = [broken for broken in self._store.broken() if self._remove(broken)]

@@ -165,7 +165,7 @@ def test_export_and_import(saved: Snapshot, store: SnapshotStore, tmp_path: Path
     assert snapshot("export", "second", str(target), "--replace").status == 0
     called = snapshot("import", str(target))
     assert called.status == 1
-    assert "--name" in called.err
+    assert "there is a snapshot 'second' already; choose another name, or remove it first (see --name)" in called.err
     taken = told("import", str(target), "--name", "theirs", "--scope", "c.ipynb")
     assert isinstance(taken, dict)
     found = store.get("theirs", scope="c.ipynb")

@@ -164,7 +164,7 @@ async def test_export_and_import(host: KernelHost, saved: Snapshot, store: Snaps
     size, content = await host.export_snapshot(saved.id)
     data = b"".join([each async for each in content])
     assert len(data) == size
-    with pytest.raises(SnapshotExists, match="--name"):
+    with pytest.raises(SnapshotExists, match=r"already; choose another name, or remove it first$"):
         await host.import_snapshot(stream(data), scope=None)
     async with host.events() as events:
         taken = await host.import_snapshot(stream(data), scope="b.ipynb", name="theirs")

@@ -104,8 +104,8 @@ def test_a_file_that_cannot_be_used_is_an_error(kind: str, config_dirs: tuple[Pa
         ({"allowed_images": [1]}, "allowed_images"),
         ({"networks": [NIC]}, "networks"),
         ({"keep_vm_on_restart": "yes"}, "keep_vm_on_restart"),
-        ({"max_vcpu_cuont": 1}, "max_vcpu_cuont is no setting; there are: allow_host_paths_from"),
-        ({"limits": 1}, "limits is no setting"),
+        ({"max_vcpu_cuont": 1}, "max_vcpu_cuont is not a setting; there are: allow_host_paths_from"),
+        ({"limits": 1}, "limits is not a setting"),
     ],
 )
 def test_a_mistake_is_named(values: dict[str, Any], named: str) -> None:

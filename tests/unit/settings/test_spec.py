@@ -123,7 +123,7 @@ def test_every_field_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", VmSpec.model_fields)
-def test_null_is_the_workspaces_default(name: str) -> None:
+def test_null_is_the_default(name: str) -> None:
     assert parse_spec({name: None}) == VmSpec()
     assert VmSpec.from_json(json.dumps({name: None})) == VmSpec()
 

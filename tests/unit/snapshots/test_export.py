@@ -93,7 +93,7 @@ def test_through_open_files(saved: Snapshot, other: SnapshotStore) -> None:
 
 def test_an_import_is_refused_a_name_that_is_taken(saved: Snapshot, store: SnapshotStore, tmp_path: Path) -> None:
     export_snapshot(saved, tmp_path / "x.tar")
-    with pytest.raises(SnapshotExists, match="--name"):
+    with pytest.raises(SnapshotExists, match=r"'x' already; choose another name, or remove it first$"):
         import_snapshot(store, tmp_path / "x.tar", scope=saved.scope)
     found = import_snapshot(store, tmp_path / "x.tar", scope=saved.scope, name="y")
     assert (found.name, store.get("x", scope=SCOPE).id) == ("y", saved.id)
