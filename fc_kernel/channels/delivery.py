@@ -1,4 +1,4 @@
-"""Sending to clients that may not read: wait a while for a slow one, cut off a dead one, hold bounded memory for either."""
+"""Sending to clients that may not read: wait a while for a slow one, cut off a dead one, use bounded memory for both."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .eviction import evict_stalled
 
 log = logging.getLogger(__name__)
 
-#: A client that makes no room for so long loses messages; until then they are kept, so that a browser that is busy
-#: drawing loses nothing. A subscriber is cut off: ZeroMQ cannot leave out just one.
+#: A client that takes nothing for this long loses messages; until then they are kept, so that a browser that is busy
+#: drawing loses nothing. A subscriber is cut off, because ZeroMQ cannot skip just one.
 PATIENCE_S = 5.0
-#: A dead client is full again soon, also after its ZeroMQ has connected again: it is waited for half as long each time.
+#: A dead client is soon full again, even after its ZeroMQ has reconnected: each time the wait is halved, down to this.
 LEAST_PATIENCE_S = 0.25
-#: ZeroMQ's own queues count messages; those of this size or more are counted in bytes here, up to this many.
+#: ZeroMQ's own queues count messages. The bytes of messages of the first size or more are counted here, up to the second.
 COUNTED_BYTES = 64 << 10
 MAX_QUEUED_BYTES = 32 << 20
-#: While so much waits for some client of a ROUTER the guest is asked for no more; until then others get their replies.
+#: When this much waits for the clients of a ROUTER, the guest is not read any more; below it, others get their replies.
 MAX_WAITING_MESSAGES = 64
 MAX_WAITING_BYTES = 16 << 20
 
 
 @dataclass
 class _Queue:
-    """What one client of a ROUTER, or all subscribers together, have not taken."""
+    """What one client of a ROUTER, or all subscribers together, have not taken yet."""
 
     patience_s: float
     waiting: deque[tuple[Sequence[Any], int]] = field(default_factory=deque)
@@ -42,7 +42,7 @@ class _Queue:
     counted_bytes: int = 0
 
     def forget_taken(self) -> None:
-        """Count no longer what ZeroMQ has let go of."""
+        """Stop counting what ZeroMQ has released."""
         while self.counted and self.counted[0][0].done:
             self.counted_bytes -= self.counted.popleft()[1]
 
@@ -76,7 +76,7 @@ class Delivery:
         return self._waiting_messages >= MAX_WAITING_MESSAGES or self._waiting_bytes >= MAX_WAITING_BYTES
 
     def send(self, frames: Sequence[Buffer]) -> None:
-        """Send, or keep until there is room; a ROUTER's first frame says for whom."""
+        """Send, or keep until there is room. For a ROUTER the first frame is the client's identity."""
         key = b"" if self._publishes else bytes(frames[0])
         size = sum(map(len, frames))
         queue = self._queues.get(key)
@@ -92,7 +92,7 @@ class Delivery:
         self._waiting_bytes += size
 
     def retry(self) -> None:
-        """Send what waits; whoever made no room for :data:`PATIENCE_S` loses it."""
+        """Send what waits; a client that took nothing for :data:`PATIENCE_S` loses it."""
         if self._waiting_messages:
             for queue in list(self._queues.values()):
                 if queue.waiting:

@@ -16,9 +16,9 @@ from ..wire.frames import MAX_MESSAGE_BYTES
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 KINDS = {"shell": zmq.ROUTER, "iopub": zmq.XPUB, "stdin": zmq.ROUTER, "control": zmq.ROUTER, "hb": zmq.REP}
 
-#: ZeroMQ counts messages, not bytes, and for each client. Both ways there is a queue behind this one, which counts bytes.
+#: ZeroMQ counts messages, for each client, and not bytes. In both directions a queue of ours follows that counts bytes.
 QUEUED_MESSAGES = 32
-#: What is over the tunnel's limit is answered with an error; whoever sends a single part of twice that is cut off.
+#: A message over the tunnel's limit is answered with an error; a client that sends a part of over twice that is cut off.
 MAX_PART_BYTES = 2 * MAX_MESSAGE_BYTES
 LINGER_MS = 1000
 
@@ -40,7 +40,7 @@ class ClientEndpoints:
 
 
 class BoundSockets:
-    """The five bound sockets."""
+    """The five bound sockets; raises :class:`~fc_kernel.errors.ConfigError` when one cannot be bound."""
 
     def __init__(self, context: zmq.Context[Any], endpoints: ClientEndpoints) -> None:
         self.endpoints = endpoints
@@ -63,7 +63,7 @@ class BoundSockets:
             socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
             socket.maxmsgsize = MAX_PART_BYTES
             if KINDS[channel] == zmq.ROUTER:
-                # A client that reconnects keeps its identity; an unroutable or full one is an error we can see.
+                # A client that reconnects keeps its identity; sending to an absent or full one raises an error.
                 socket.router_handover = 1
                 socket.router_mandatory = 1
             elif channel == "iopub":

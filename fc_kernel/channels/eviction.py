@@ -17,8 +17,8 @@ from pathlib import Path
 def evict_stalled(endpoint: str) -> int:
     """Shut down the connections to a bound ZeroMQ endpoint that hold bytes which their peer has not taken.
 
-    ``endpoint`` is as ``LAST_ENDPOINT`` says it (``ipc://PATH`` or ``tcp://IP:PORT``). Returns how many were cut off. Only to
-    be called after a while in which nothing was sent, so that whoever reads has taken everything.
+    ``endpoint`` has the form of ``LAST_ENDPOINT`` (``ipc://PATH`` or ``tcp://IP:PORT``). Returns how many were cut off. Call it
+    only after a while in which nothing was sent, so that clients that read have taken everything.
     """
     evicted = 0
     for entry in Path("/proc/self/fd").iterdir():
@@ -26,7 +26,7 @@ def evict_stalled(endpoint: str) -> int:
             number = int(entry.name)
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
-            # A copy: the descriptor's owner may close it at any moment, and its number be another's then.
+            # A copy: the descriptor's owner may close it at any moment, and its number may then be reused.
             with socket.socket(fileno=os.dup(number)) as connection:
                 if _is_stalled(connection, endpoint):
                     connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Which requests wait for a reply or for their idle status, and what of them could be sent again. No I/O."""
+"""The requests that wait for a reply or for their idle status, and which of them can be sent again. No I/O."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: "Run all" of a long notebook queues some hundred; past the limit the oldest are no longer answered at a death.
+#: "Run all" of a long notebook queues some hundred; past the limit the oldest get no answer when the kernel dies.
 MAX_REQUESTS = 10_000
-#: Requests that wait for their turn are kept whole up to this, to be sent again after a restore that one of them asked for.
+#: Up to this size requests that wait for their turn are kept whole, to be sent again after a restore by a cell.
 MAX_KEPT_BYTES = 16 << 20
 
 
@@ -26,9 +26,9 @@ class Request:
     header: bytes
     replied: bool = False
     idle: bool = False
-    #: The kernel has begun with it: it said that it is busy.
+    #: Whether the kernel has begun with it: it said that it is busy.
     begun: bool = False
-    #: The whole message, unless it was too large to be kept; then what :func:`~fc_kernel.channels.signing.split` said.
+    #: The whole message, empty if it was too large to keep, and what :func:`~fc_kernel.channels.signing.split` returned for it.
     frames: list[Any] = field(default_factory=list)
     delimiter: int = 0
     size: int = 0
@@ -37,7 +37,7 @@ class Request:
 def request_of(
     channel: str, identities: Sequence[bytes | memoryview], header: dict[str, Any], raw: bytes | memoryview
 ) -> Request | None:
-    """The request that a message is, by its header and that header's bytes; ``None`` if it expects no reply."""
+    """The request that a message makes, from its header and the header's bytes; ``None`` if it expects no reply."""
     msg_id, kind = header.get("msg_id"), header.get("msg_type")
     if not isinstance(msg_id, str) or not isinstance(kind, str) or not kind.endswith("_request"):
         return None
@@ -45,7 +45,7 @@ def request_of(
 
 
 class InFlight:
-    """Requests by message id, in the order of their coming."""
+    """Requests by message id, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._requests: OrderedDict[str, Request] = OrderedDict()
@@ -56,7 +56,7 @@ class InFlight:
         return len(self._requests)
 
     def sent(self, request: Request, frames: list[Any] | None = None, delimiter: int = 0) -> None:
-        """A client sent a request, with the whole message where it should be kept."""
+        """Note a request that a client sent; ``frames`` is the whole message if it should be kept."""
         if (twin := self._requests.pop(request.msg_id, None)) is not None:
             self._let_go(twin)
         self._requests[request.msg_id] = request
@@ -70,23 +70,23 @@ class InFlight:
             self._forgot = True
 
     def replied(self, parent: dict[str, Any]) -> bool:
-        """The kernel replied to the request with this header; whether somebody waits for that."""
+        """Note the kernel's reply to the request with this header; returns whether a client waits for it."""
         request = self._of(parent)
         if request is None or request.replied:
-            # Beyond what is remembered nobody knows.
+            # It may be one of the requests that were forgotten.
             return request is None and self._forgot
         request.replied = True
         self._end(request)
         return True
 
     def busy(self, parent: dict[str, Any]) -> None:
-        """The kernel has begun with a request."""
+        """Note that the kernel has begun with a request."""
         if (request := self._of(parent)) is not None and not request.begun:
             request.begun = True
             self._let_go(request)
 
     def idle(self, parent: dict[str, Any]) -> None:
-        """The kernel's status for a request is idle; its reply may come before or after, on another channel."""
+        """Note the idle status for a request; the reply may come before or after it, on another channel."""
         if (request := self._of(parent)) is not None:
             request.idle = True
             self._end(request)
@@ -110,7 +110,7 @@ class InFlight:
         request.frames, request.size = [], 0
 
     def take_all(self) -> list[Request]:
-        """All that wait, oldest first; afterwards none does."""
+        """Remove all requests and return them, oldest first."""
         requests = list(self._requests.values())
         self._requests.clear()
         self._kept_bytes = 0

@@ -14,7 +14,7 @@ from ..errors import ConfigError, RemoteProtocolError
 DELIMITER = b"<IDS|MSG>"
 #: Signature, header, parent header, metadata, content.
 FIXED_PARTS = 5
-#: Of ``hmac-sha256`` in hexadecimal digits, which is what guests use.
+#: The length of a guest's signature, ``hmac-sha256`` in hexadecimal digits.
 SIGNATURE_BYTES = 64
 #: A client's identity stack has one entry; proxies add one each.
 MAX_IDENTITIES = 16
@@ -26,7 +26,7 @@ Buffer = bytes | memoryview
 
 
 class Signer:
-    """HMAC over the four JSON parts; an empty key means unsigned, as Jupyter has it."""
+    """HMAC over the four JSON parts; an empty key means no signature, as in Jupyter."""
 
     def __init__(self, key: bytes, scheme: str = "hmac-sha256") -> None:
         kind, _, digest = scheme.partition("-")
@@ -57,7 +57,7 @@ def split(frames: Sequence[Buffer]) -> int:
         if len(frame) == len(DELIMITER) and bytes(frame) == DELIMITER:
             if len(frames) < index + 1 + FIXED_PARTS:
                 raise RemoteProtocolError(
-                    f"a Jupyter message with {len(frames)} parts; at least {index + 1 + FIXED_PARTS}"
+                    f"a Jupyter message with {len(frames)} parts; it needs at least {index + 1 + FIXED_PARTS}"
                 )
             return index
     raise RemoteProtocolError("not a Jupyter message: no delimiter")
@@ -77,7 +77,7 @@ def header_of(part: Buffer) -> dict[str, Any]:
 
 
 class Composer:
-    """Makes messages of the host's own, signed for the clients."""
+    """Composes the host's own messages, signed for the clients."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer

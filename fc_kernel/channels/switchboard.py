@@ -1,7 +1,7 @@
 """The switchboard: clients' sockets on one side, the tunnel to the guest on the other, whole messages between them.
 
 One per kernel, in a thread of its own with ZeroMQ's poller, because a caller's event loop may run only now and then (a
-blocking ``KernelManager`` runs one only during its own calls). Clients never see a reconnect, whatever happens behind.
+blocking ``KernelManager`` runs one only during its own calls). Clients never see a reconnect, whatever happens behind it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .tunnel import POLLIN, Tunnel
 
 log = logging.getLogger(__name__)
 
-#: How many messages of one socket are moved before the others get their turn.
+#: How many messages of one socket are passed on before the others get their turn.
 BURST = 64
 #: How long a poll lasts while a client's queue is full: ZeroMQ does not say when there is room again.
 RETRY_MS = 2
@@ -59,10 +59,10 @@ class Switchboard:
         self._generation = 0
         #: The id of a request whose cell was cut off by a restore.
         self._silenced: str | None = None
-        #: Whether what the guest's kernel signed with another key, it said before it was restored.
+        #: Whether the restored kernel has a new key: what is signed with another is from before the restore.
         self._rekeyed = False
         self._on_tunnel_lost = on_tunnel_lost
-        #: Name and reason of the kernel's end, until the next guest is there.
+        #: Error name and reason of the kernel's end, until the next guest is attached.
         self._ended: tuple[str, str] | None = None
         self._in_flight = InFlight()
         self._malformed = 0
@@ -104,15 +104,15 @@ class Switchboard:
     ) -> Future[None]:
         """Take over connected sockets, one for each channel; the future is done when all tunnels are up.
 
-        The same generation as before goes on where it was: what was not acknowledged is sent again. A new one starts
-        from zero. With a ``rollback`` what waits is answered first, in the same breath: whatever clients send from then on
-        is for the new guest, and nothing of the old one reaches them any more.
+        The same generation as before goes on where it was: messages that were not acknowledged are sent again. A new one
+        starts from zero. With a ``rollback`` the waiting requests are answered in the same step: whatever clients send
+        afterwards goes to the new guest, and nothing from the old one reaches them any more.
         """
         done: Future[None] = Future()
 
         def command() -> None:
             joined = [(tunnel, sockets[channel]) for channel, tunnel in self._tunnels.items()]
-            self._drop_tunnels("replaced by a new one")
+            self._drop_tunnels("the connection was replaced")
             self._attached, self._ended = done, None
             self._guest = Signer(guest_key)
             if generation != self._generation:
@@ -141,7 +141,7 @@ class Switchboard:
         return done
 
     def detach(self, *, ename: str = "KernelDied", reason: str | None = None) -> Future[None]:
-        """Let go of the guest. With a reason every request in flight is answered with that error, then goes idle.
+        """Disconnect the guest. With a reason every request in flight is answered with that error and goes idle.
 
         What clients send afterwards waits for the next guest, except requests to shut down, which are answered at once.
         """
@@ -276,7 +276,7 @@ class Switchboard:
                 log.warning("a client's message on %s was dropped: %s", channel, error)
                 continue
             request = request_of(channel, frames[:at], header, frames[at + 2]) if channel != "stdin" else None
-            # In place of the client's signature comes the guest's, of this length.
+            # The guest's signature, which has this length, replaces the client's.
             frames[at + 1] = bytes(SIGNATURE_BYTES)
             if problem := oversize(frames):
                 log.warning("a client's message on %s was refused: %s", channel, problem)
@@ -284,7 +284,7 @@ class Switchboard:
                     self._answers.error(request, "MessageTooLarge", problem)
                 continue
             if self._ended is not None and request is not None and request.kind == "shutdown":
-                # A manager that restarts a dead kernel asks it to shut down first. Held, this would end the next kernel.
+                # A manager that restarts a dead kernel asks it to shut down first. If held, this would end the next kernel.
                 self._answers.error(request, *self._ended)
                 continue
             if request is not None:
@@ -292,7 +292,7 @@ class Switchboard:
             tunnel.send(frames, at, self._guest)
 
     def _from_guest(self, channel: str, frames: Frames) -> None:
-        """Pass on a message of the guest's; what is none is dropped, as a client of a plain kernel would drop it."""
+        """Pass on a guest's message; a malformed one is dropped, as a client of an ordinary kernel would do."""
         try:
             at = split(frames)
             signed = frames[at + 2 : at + 6]
@@ -311,9 +311,9 @@ class Switchboard:
         self._delivery[channel].send(frames)
 
     def _takes(self, channel: str, signed: Frames) -> bool:
-        """Note what a message says of its request; whether clients should get it."""
+        """Note what a message means for its request; returns whether clients should get it."""
         if channel == "iopub":
-            # ZeroMQ keeps the kernel's own greeting of subscribers from our clients; they get theirs from here.
+            # The kernel welcomes its subscriber in the guest; our clients are welcomed from here.
             kind = bytes(signed[0][:4096])
             if b'"iopub_welcome"' in kind:
                 return False
@@ -321,7 +321,7 @@ class Switchboard:
                 return False
             if b'"status"' in kind:
                 if self._rekeyed and self._in_flight.ended(header_of(signed[1])):
-                    # The restored kernel comes to the end of what had its end in the past.
+                    # The restored kernel finishes a request that was ended before the restore.
                     return False
                 state = bytes(signed[3][:256])
                 if b'"idle"' in state:
@@ -329,7 +329,7 @@ class Switchboard:
                 elif b'"busy"' in state:
                     self._in_flight.busy(header_of(signed[1]))
         elif channel != "stdin":
-            # Whatever nobody waits for is of a past that was given up, or a kernel's mistake.
+            # A reply that nobody waits for is from before a restore, or a kernel's mistake.
             return self._in_flight.replied(header_of(signed[1]))
         return True
 
@@ -345,7 +345,7 @@ class Switchboard:
                 self._delivery["iopub"].send(self._composer.message("iopub_welcome", content, identities=[topic]))
 
     def _detach(self, ename: str, reason: str | None) -> None:
-        self._drop_tunnels(reason or "let go of")
+        self._drop_tunnels(reason or "it was disconnected")
         if reason is None:
             return
         self._ended = ename, reason

@@ -1,4 +1,4 @@
-"""Answers in the kernel's place: to requests that died with a guest, or that a restore has left behind."""
+"""Answers in the kernel's place to requests that were lost with a guest, or that a restore has left behind."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .delivery import Delivery
 from .inflight import InFlight, Request
 from .signing import Composer
 
-#: What a request that waits for no cell of its own is answered with, when a restore came from outside.
+#: The error name in answers to the requests that a restore has left behind.
 RESTORED = "KernelRestored"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """A kernel is put back to an earlier state while clients wait for it.
+    """How to answer the clients that wait for a kernel when it is restored.
 
     ``asker`` is the id of the request whose cell asked for it: it succeeds, with ``text`` as its output, and what waited
-    behind it is sent to the restored kernel. Without one all that wait are told ``reason``. What the restored kernel says
-    of the request ``silenced``, in whose cell the snapshot was taken, concerns nobody any more. With ``rekeyed`` it has
-    another key since, and what it had signed before is of the past, too.
+    behind it is sent to the restored kernel. Without one all waiting requests fail with ``reason``. ``silenced`` is the id
+    of the request in whose cell the snapshot was taken; what the restored kernel says of it is dropped. With ``rekeyed``
+    the restored kernel has a new key, and what it had signed before is dropped, too.
     """
 
     reason: str
@@ -33,14 +33,14 @@ class Rollback:
 
 
 class Answers:
-    """Composes and delivers them, on the switchboard's thread."""
+    """Composes these answers and delivers them, on the switchboard's thread."""
 
     def __init__(self, composer: Composer, delivery: Mapping[str, Delivery]) -> None:
         self._compose = composer.message
         self._delivery = delivery
 
     def error(self, request: Request, ename: str, reason: str) -> None:
-        """An error, and the idle status that ends the request."""
+        """Answer a request with an error, and with the idle status that ends it."""
         error: dict[str, Any] = {"ename": ename, "evalue": reason, "traceback": [f"{ename}: {reason}"]}
         if not request.replied:
             content = {"status": "error", **error}
@@ -53,7 +53,7 @@ class Answers:
         self._idle(request)
 
     def success(self, request: Request, text: str, execution_count: int) -> None:
-        """A cell that did what it should, with a line of output."""
+        """Answer a cell's request with success and with ``text`` as its output."""
         if not request.replied:
             if text:
                 self._publish("stream", {"name": "stdout", "text": text}, request)
@@ -62,7 +62,7 @@ class Answers:
         self._idle(request)
 
     def roll_back(self, in_flight: InFlight, rollback: Rollback) -> list[Request]:
-        """Answer what waits; returns what is to be sent to the restored kernel, in its order."""
+        """Answer the waiting requests; returns those to send to the restored kernel, in their order."""
         behind = False
         again = []
         for request in in_flight.take_all():

@@ -15,13 +15,13 @@ from .signing import Signer
 POLLIN, POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 #: How many reads of one socket before the others get their turn.
 BURST = 16
-#: What clients sent while no guest is there (it boots, or is away); more waits in the clients' own queues.
+#: How much is held while no guest is there (it boots, or is away); more waits in the clients' own queues.
 MAX_HELD_MESSAGES = 1000
 MAX_HELD_BYTES = 16 << 20
 
 
 class Tunnel:
-    """Messages that are sent while no guest is there wait, unsigned, for the next one."""
+    """Carries one channel. Messages that are sent while no guest is there wait, unsigned, for the next one."""
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
@@ -33,7 +33,7 @@ class Tunnel:
 
     @property
     def connected(self) -> bool:
-        """Whether a socket is there."""
+        """Whether it has a socket."""
         return self._socket is not None
 
     @property
@@ -59,7 +59,7 @@ class Tunnel:
         return len(self._held) < MAX_HELD_MESSAGES and self._held_bytes < MAX_HELD_BYTES
 
     def attach(self, sock: socket.socket, generation: int) -> None:
-        """Carry on over a new socket; what was sent and not acknowledged follows the guest's greeting."""
+        """Carry on over a new socket; what was not acknowledged is sent again after the guest's greeting."""
         self.drop()
         sock.setblocking(False)
         self._socket = sock
@@ -92,7 +92,7 @@ class Tunnel:
         self._flush()
 
     def ready(self, events: int) -> list[list[Any]]:
-        """The socket is ready; returns the guest's messages. Raises :class:`OSError` when the connection is broken."""
+        """Use the socket, which is ready; returns the guest's messages. Raises :class:`OSError` on a broken connection."""
         messages: list[list[Any]] = []
         sock = self._socket
         assert sock is not None  # noqa: S101 - polled only with a socket
@@ -121,7 +121,7 @@ class Tunnel:
             except BlockingIOError:
                 return
             except OSError:
-                # Reading says so too, and there it is handled.
+                # Reading fails as well, and its error is handled.
                 return
             self._link.data_sent(sent)
 
