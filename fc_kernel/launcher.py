@@ -30,7 +30,7 @@ from .settings.sources import guest_environment, notebook_settings, requested_se
 from .settings.tenant import Tenant
 
 MAX_CONNECTION_FILE_BYTES = 64 << 10
-#: A shell's convention for a process that a signal ended.
+#: What shells add to the number of the signal that ended a process.
 SIGNALLED = 128
 
 
@@ -52,7 +52,7 @@ def read_connection_file(path: str) -> dict[str, Any]:
             raise ConfigError(f"the connection file {path!r}: {name} is {value!r:.40}; allowed: a string")
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise ConfigError(
-                f"the connection file {path!r}: {name} has characters that are none; allowed: Unicode, no NUL"
+                f"the connection file {path!r}: {name} has invalid characters; allowed: Unicode without NUL"
             )
         return value
 
@@ -81,7 +81,7 @@ def read_connection_file(path: str) -> dict[str, Any]:
 
 
 def listen_of(info: Mapping[str, Any]) -> Listen:
-    """Where a connection file wants clients to connect; ``ipc`` sockets are made in a private directory of the host's."""
+    """Where clients connect according to a connection file; ``ipc`` sockets are made in a private directory of the host's."""
     public, secret = info["curve_publickey"], info["curve_secretkey"]
     return Listen(
         transport=info["transport"],
@@ -94,7 +94,7 @@ def listen_of(info: Mapping[str, Any]) -> Listen:
 
 @contextlib.contextmanager
 def links_to(endpoints: Endpoints, info: Mapping[str, Any]) -> Iterator[None]:
-    """For the time of the context, links to ``ipc`` sockets from where the connection file says that they are."""
+    """Within the context, links to the ``ipc`` sockets from the paths that the connection file names."""
     with contextlib.ExitStack() as links:
         for channel, port in info["ports"].items() if info["transport"] == "ipc" else ():
             link = Path(f"{info['ip']}-{port}")
@@ -159,7 +159,7 @@ async def serve(info: Mapping[str, Any], settings: Any) -> int:
             await kernel.start(StartKernel(settings=raw, env=guest_environment(os.environ, {})))
             return await kernel.wait()
         except asyncio.CancelledError:
-            # Asked to end, in whatever phase; closing the kernel does it.
+            # It was asked to end, in whatever phase; closing the kernel does that.
             return -signal.SIGTERM
 
 
@@ -184,7 +184,7 @@ def run(connection_file: str, settings: str) -> int:
         try:
             given = json.loads(settings)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--settings is no JSON: {error}") from error
+            raise ConfigError(f"--settings is not JSON: {error}") from error
         status = asyncio.run(serve(info, given))
     except FcKernelError as error:
         sys.stderr.write(f"fc_kernel.launcher: {error}\n")

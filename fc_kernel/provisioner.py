@@ -1,4 +1,4 @@
-"""The kernel provisioner: what ``jupyter_client`` calls, on the caller's loop, passed on to the host of kernels."""
+"""The kernel provisioner: passes the calls of ``jupyter_client``, on the caller's loop, on to the host of kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .settings.tenant import Tenant
 
 log = logging.getLogger(__name__)
 
-#: What the factory gives. All else is the kernelspec's, which anybody may write: it never reaches a trait.
+#: The factory's arguments. All else is the kernelspec's, which anybody may write: it never reaches a trait.
 OWN_ARGUMENTS = frozenset({"kernel_id", "kernel_spec", "parent"})
 #: A guest under emulation answers a shutdown request late; half of this passes before SIGTERM, half before SIGKILL.
 SHUTDOWN_WAIT_S = 20.0
@@ -61,7 +61,7 @@ class FcProvisioner(KernelProvisionerBase):
         return self._kernel.returncode
 
     async def wait(self) -> int | None:
-        """Until the kernel process has ended."""
+        """Wait until the kernel process has ended and return its exit status (0 when there is none)."""
         self._carry_on()
         kernel = self._kernel
         if kernel is None or not self._process:
@@ -83,19 +83,19 @@ class FcProvisioner(KernelProvisionerBase):
             log.warning("signal %s did not reach kernel %s: %s", signum, self.kernel_id, error)
 
     async def kill(self, restart: bool = False) -> None:
-        """End the kernel process. ``restart`` is not reliable; the VM goes in :meth:`cleanup`, which knows."""
+        """Kill the kernel process. :meth:`cleanup` ends the VM, because ``restart`` is not reliable here."""
         if self._kernel is not None:
             await self._kernel.kill()
 
     async def terminate(self, restart: bool = False) -> None:
-        """SIGTERM to the kernel process."""
+        """Send SIGTERM to the kernel process."""
         await self.send_signal(signal.SIGTERM)
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Gather the settings and have the host look at them; bad ones are refused here, before anything is started.
+        """Gather the settings and have the host check them; bad ones are refused here, before anything is started.
 
-        ``fc_kernel`` are settings of the caller of ``start_kernel``, ``fc_kernel_notebook`` those that it read in a
-        notebook, for clients that do not say which notebook they execute, ``fc_kernel_ticket`` is a fork's.
+        ``fc_kernel`` holds settings of the caller of ``start_kernel``, ``fc_kernel_notebook`` those that it read in a
+        notebook, for clients that do not say which notebook they execute, and ``fc_kernel_ticket`` a fork's ticket.
         """
         call = kwargs.pop("fc_kernel", None)
         notebook = kwargs.pop("fc_kernel_notebook", None)
@@ -116,13 +116,13 @@ class FcProvisioner(KernelProvisionerBase):
         return prepared
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
-        """Boot (or go on in) the VM and start the kernel; on any error, and when cancelled, nothing is left.
+        """Start the kernel, in a new VM or in the present one; on any error, and when cancelled, nothing is left.
 
         ``cmd`` is the launcher's, for clients without provisioners; the guest's command is the setting ``argv``.
         """
         client, start = self._client, self._start
         if client is None or start is None:
-            raise StateError("launch_kernel without pre_launch")
+            raise StateError("launch_kernel was called without pre_launch")
         first = self._kernel is None
         since = time.monotonic()
         try:
@@ -172,7 +172,7 @@ class FcProvisioner(KernelProvisionerBase):
         self.connection_info = info  # type: ignore[assignment]  # its keys are all optional, and so is its type
 
     def _carry_on(self) -> None:
-        """The manager goes on with the kernel; one that fails after our launch calls nothing of ours any more."""
+        """Keep the lease renewed: the manager goes on with the kernel. One that fails after our launch never gets here."""
         if self._kernel is not None:
             self._kernel.keep()
 
@@ -182,7 +182,7 @@ class FcProvisioner(KernelProvisionerBase):
         await super().post_launch(**kwargs)
 
     def _curve_keys(self) -> tuple[bytes | None, bytes | None]:
-        """Keys for CurveZMQ where the manager's policy asks for it; they are the manager's for its whole life."""
+        """Keys for CurveZMQ where the manager's policy asks for it; the manager keeps them for its whole life."""
         manager: Any = self.parent
         policy = getattr(manager, "transport_encryption", "disabled")
         declared = self.kernel_spec.metadata.get("supported_encryption", ()) if self.kernel_spec else ()
@@ -193,7 +193,7 @@ class FcProvisioner(KernelProvisionerBase):
         return manager.curve_publickey, manager.curve_secretkey
 
     def _contents_manager(self) -> Any:
-        """The server's, if the kernel manager belongs to a server."""
+        """The server's contents manager, if the kernel manager belongs to a server."""
         above = self.parent
         while above is not None:
             if (found := getattr(above, "contents_manager", None)) is not None:
@@ -213,11 +213,11 @@ class FcProvisioner(KernelProvisionerBase):
             await kernel.close()
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
-        """Longer than for a local process."""
+        """How long a shutdown may take, in seconds: longer than for a local process."""
         return max(recommended, SHUTDOWN_WAIT_S)
 
     def get_stable_start_time(self, recommended: float = 10.0) -> float:
-        """The restarter counts from the death of the process before; the launch is not yet the kernel's own time."""
+        """When a kernel counts as stable, in seconds from the death of the process before; so the launch is added."""
         return recommended + self._launch_took_s
 
     async def get_provisioner_info(self) -> dict[str, Any]:

@@ -201,6 +201,9 @@ class ScriptedKernel:
     async def restore(self, name: str) -> None:
         await self._host.host.restore(self.kernel_id, name)
 
+    async def delete(self, name: str) -> None:
+        await self._host.host.delete_snapshot(self.store.get(name).id)
+
     async def fork(self, count: int, name: str | None = None) -> list[ForkResult]:
         return await self.engine.run(self.session.fork(count, name))
 

@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 #: Generous: an owner may be stopped in a debugger, or starved on a busy host, for most of it.
 LEASE_S = 60.0
 RENEW_EVERY_S = 10.0
-#: Before a host is asked again whose events have ended.
+#: How long to wait before following a host's events again when they have ended.
 FOLLOW_AGAIN_S = 1.0
 
 
 class HostClient:
-    """One host, as this process knows it. All but :meth:`open` and :meth:`release` runs on the background thread."""
+    """This process's side of one host. All but :meth:`open` and :meth:`release` runs on the background thread."""
 
     _thread: ClassVar[LoopThread | None] = None
     _thread_pid: ClassVar[int] = 0
-    # Entered again where a kernel's owner is collected as garbage in the middle of it.
+    # Reentrant: a kernel's owner may be collected as garbage while it is held.
     _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self, host: KernelHost) -> None:
@@ -56,12 +56,12 @@ class HostClient:
             return cls._thread
 
     async def open(self, request: OpenKernel) -> HeldKernel:
-        """Open a kernel: the one way for all. On an error nothing is left. Keep what is returned, or the kernel is closed."""
+        """Open a kernel; on an error nothing is left. Keep what is returned: without it the kernel is closed."""
         background = self._background()
         with self._lock:
             self._opening += 1
         try:
-            # Before anything can happen to it.
+            # Events are followed before anything can happen to the kernel.
             await background.run(self._follow())
             try:
                 endpoints = await self.host.open(request)
@@ -70,7 +70,7 @@ class HostClient:
             except FcKernelError:
                 raise
             except BaseException:
-                # Nobody knows how far it came.
+                # The host may have opened it already.
                 background.submit(self.host.close(request.kernel_id))
                 raise
         finally:
@@ -79,10 +79,10 @@ class HostClient:
         return held
 
     def release(self, kernel_id: str, pid: int) -> None:
-        """Close a kernel whose owner was collected as garbage; in any thread. A forked child has no say in it."""
+        """Close a kernel whose owner was collected as garbage; in any thread. In a forked child nothing happens."""
         if pid != os.getpid():
             return
-        log.info("kernel %s is ended: its owner has forgotten it", kernel_id)
+        log.info("kernel %s is closed: nothing refers to it any more", kernel_id)
         closing = self.host.close(kernel_id)
         try:
             self._background().submit(closing)
@@ -90,9 +90,9 @@ class HostClient:
             closing.close()
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], object]:
-        """Call ``listener`` with each event, on the background thread; returns what ends that.
+        """Call ``listener`` with each event, on the background thread; returns a function that stops it.
 
-        It is asked for forks, too: it starts a kernel for each ticket of a :class:`ForkWanted` and reports it to the host.
+        The listener gets forks, too: it starts a kernel for each ticket of a :class:`ForkWanted` and reports to the host.
         """
         return self._background().submit(self._listen(listener)).cancel
 
@@ -109,7 +109,7 @@ class HostClient:
             await asyncio.sleep(FOLLOW_AGAIN_S)
 
     async def _follow(self) -> None:
-        """Follow the events; return when nothing is missed any more."""
+        """Follow the events; return once no event can be missed."""
         if self._following is None or self._following.done():
             self._subscribed.clear()
             self._following = asyncio.ensure_future(self._follow_events())
@@ -135,11 +135,11 @@ class HostClient:
             await asyncio.sleep(FOLLOW_AGAIN_S)
 
     async def _look_again(self) -> None:
-        """Some events were missed, perhaps a death among them."""
+        """Look for kernels whose death was among the events that were missed."""
         asked = {kernel_id: held.since for kernel_id, held in list(self._kernels.items())}
         there = {each.kernel_id for each in await self.host.kernels() if each.state != "dead"}
         for kernel_id, held in list(self._kernels.items()):
-            # One that was started in the meantime is another process than the one that we asked for.
+            # One that was started in the meantime is not the process that was asked about.
             if kernel_id not in there and asked.get(kernel_id) == held.since:
                 held.lost()
                 self._start(self._standalone.ended(kernel_id))
@@ -162,10 +162,10 @@ class HostClient:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a fork: %s", error, exc_info=error)
+            log.error("a fork failed: %s", error, exc_info=error)
 
     async def _fork(self, wanted: ForkWanted) -> None:
-        """Kernels of this process, where nobody else wants to have them."""
+        """Start forks as kernels of this process, because nobody else claims them."""
         await self.host.forked(wanted.request, await self._standalone.make(wanted))
 
     async def _renew(self) -> None:
@@ -184,5 +184,5 @@ class HostClient:
             except FcKernelError as error:
                 log.debug("the lease of kernel %s was not renewed: %s", kernel_id, error)
             except Exception:
-                # The next time, and the other kernels', are not given up for that.
+                # The other kernels' leases, and this one the next time, are still renewed.
                 log.exception("the lease of kernel %s was not renewed", kernel_id)

@@ -1,4 +1,4 @@
-"""Which host a tenant of this process has; one place decides it, and another factory can be put there."""
+"""The one place that decides which host a tenant of this process has; another factory can be put there."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Hosts:
             return self._clients[tenant]
 
     def use(self, factory: Factory | None) -> None:
-        """Make hosts with ``factory`` from now on, or as ever with ``None``; kernels that are open stay where they are."""
+        """Make hosts with ``factory`` from now on, or with ``None`` as usual; kernels that are open stay where they are."""
         with self._lock:
             self._factory = factory
             self._clients.clear()
 
     @property
     def of_this_process(self) -> bool:
-        """Whether no fork of the process lies between."""
+        """Whether this was made in this process, and not before a fork."""
         return self._pid == os.getpid()
 
 
@@ -57,7 +57,7 @@ _hosts = Hosts()
 
 
 def hosts() -> Hosts:
-    """Those of this process."""
+    """The hosts of this process."""
     global _hosts  # noqa: PLW0603 - the process's own; a forked child has no engine yet
     if not _hosts.of_this_process:
         _hosts = Hosts()

@@ -22,14 +22,14 @@ from ..settings.tier import Tier
 from ..vmm.kvm import KvmReport, probe_kvm
 from ..vmm.monitors import MONITORS, Choice, Monitor, best_monitor
 
-#: A default image takes 0.5 GiB and its build about three times as much, on the way.
+#: A default image takes 0.5 GiB, and building it takes about three times as much for a while.
 ROOMY_DISK_BYTES = 3 << 30
 #: Below this not even a run directory with its log is safe.
 LEAST_DISK_BYTES = 64 << 20
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -38,7 +38,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, how it is, and what to do (empty when nothing)."""
+    """One line: what was checked, what was found, and what to do (empty when nothing)."""
 
     name: str
     status: Status
@@ -75,7 +75,7 @@ def examine(config: FcKernelConfig, *, image_needed: bool = True) -> Report:
     checks = [_platform(), _kvm(kvm), *(_monitor(row, config, kvm) for row in MONITORS)]
     choice = None
     try:
-        # What a kernel would get that asks for nothing.
+        # The settings of a kernel that asks for nothing.
         resolved = resolve([config.as_source(), environment_source(os.environ, trusted=True)], config.limits())
     except FcKernelError as error:
         remedy = "correct it in jupyter_fc_kernel_config, the server's configuration or FC_KERNEL_*"
@@ -107,7 +107,9 @@ def _monitor(row: Monitor, config: FcKernelConfig, kvm: KvmReport) -> Check:
         program = row.find(config, data_dir())
     except ConfigError as error:
         # Where it could not run, its absence is no fault.
-        return Check(row.name, Status.WARN, str(error), row.remedy if runs else f"useful once KVM is: {row.remedy}")
+        return Check(
+            row.name, Status.WARN, str(error), row.remedy if runs else f"useful once KVM is usable: {row.remedy}"
+        )
     if not runs:
         detail = f"{program.version} ({program.path}), but it needs KVM that can run an ordinary kernel"
         instead = next((f"; {other.title} is used instead" for other in MONITORS if other.tier(kvm)), "")
@@ -182,5 +184,5 @@ def _room(free_bytes_of: Callable[[Any], int]) -> Check:
     if free < LEAST_DISK_BYTES:
         return Check("disk", Status.FAIL, shown, "free some space, or set FC_KERNEL_DATA_DIR")
     if free < ROOMY_DISK_BYTES:
-        return Check("disk", Status.WARN, shown, "building an image takes up to 3 GiB on the way")
+        return Check("disk", Status.WARN, shown, "building an image takes up to 3 GiB for a while")
     return Check("disk", Status.OK, shown)

@@ -41,7 +41,7 @@ class Closing(Protocol):
 
 
 class Engine(LoopThread):
-    """The registry of this process's kernels; :meth:`shared` is the process's own."""
+    """Runs the sessions of this process on its thread; :meth:`shared` is the process's own engine."""
 
     _shared: ClassVar[Engine | None] = None
     _lock: ClassVar[threading.Lock] = threading.Lock()
@@ -64,7 +64,7 @@ class Engine(LoopThread):
 
     @classmethod
     def running(cls) -> Engine | None:
-        """The engine of this process, if it was started; it is not started for this."""
+        """The engine of this process if it was started, else ``None``."""
         with cls._lock:
             found = cls._shared
             return None if found is None or found._pid != os.getpid() or found._loop.is_closed() else found
@@ -83,10 +83,10 @@ class Engine(LoopThread):
         tickets: TicketBook | None = None,
         start_forks: StartForks | None = None,
     ) -> KernelSession:
-        """A session whose sockets are bound and that has no kernel yet; on the loop. The engine closes it at its own end.
+        """Open a session, with its sockets bound and no kernel yet; on the loop. The engine closes it when it ends itself.
 
-        ``endpoint_dir`` holds the sockets and is removed with the session, or when this fails. ``emit`` is told what happens,
-        ``on_closed`` that all is released, and ``start_forks`` has ``tickets`` of forks used; without it there are no forks.
+        ``endpoint_dir`` holds the sockets and is removed with the session, or when this fails. ``emit`` gets each event,
+        ``on_closed`` is called when all is released, and ``start_forks`` uses ``tickets``; without it there are no forks.
         """
         session = KernelSession(
             self.supply(tenant),
@@ -130,11 +130,11 @@ class Engine(LoopThread):
         return supply
 
     def adopt(self, closing: Closing) -> None:
-        """Close it (its ``aclose``) when the process ends."""
+        """Close this (call its ``aclose``) when the process ends."""
         self._closers.add(closing)
 
     def release(self, closing: Closing) -> None:
-        """It is closed."""
+        """Forget this: it is closed."""
         self._closers.discard(closing)
 
     def close(self) -> None:
@@ -149,12 +149,12 @@ class Engine(LoopThread):
         closing = [each.aclose() for each in list(self._closers)]
         for result in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(result, BaseException):
-                log.error("a VM was not closed in order: %s", result)
+                log.error("a VM was not closed cleanly: %s", result)
 
 
 def _not_told(_event: Event) -> None:
-    """Where nobody wants to know."""
+    """Drop an event that nobody listens to."""
 
 
 async def _no_forks(_kernel_id: str, _tickets: list[ForkTicket]) -> list[ForkResult]:
-    raise StateError("nobody is there who could start a fork")
+    raise StateError("no client of this host can start a fork")

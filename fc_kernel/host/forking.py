@@ -1,4 +1,4 @@
-"""Forks in two steps: tickets are issued, and whoever owns kernels starts an ordinary kernel with each and reports."""
+"""Forks in two steps: tickets are issued; the owner of kernels starts an ordinary kernel with each, and reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Order:
 
 
 class ForkBook:
-    """The orders of one tenant's forks, and the tickets of all of them, on the engine's loop."""
+    """One tenant's orders for forks and the tickets of all of them, on the engine's loop."""
 
     def __init__(self, stream: EventStream) -> None:
         self._stream = stream
@@ -31,14 +31,14 @@ class ForkBook:
         self._orders: dict[str, _Order] = {}
 
     def order(self, kernel_id: str, snapshot: Snapshot, tickets: list[ForkTicket]) -> ForkOrder:
-        """Tickets for who asked for forks by himself; his report becomes an event."""
+        """Note an order whose forks the caller starts itself; its report becomes an event."""
         request = secrets.token_hex(8)
         self._orders[request] = _Order(kernel_id, snapshot)
         asyncio.get_running_loop().call_later(TICKET_LIFE_S, self._orders.pop, request, None)
         return ForkOrder(request=request, snapshot=snapshot, tickets=tickets)
 
     def report(self, request: str, results: Sequence[ForkResult]) -> None:
-        """What came of an order; one that nobody waits for any more is dropped."""
+        """Take in the results of an order; when nobody waits for them any more they are dropped."""
         order = self._orders.pop(request, None)
         if order is None:
             return
@@ -55,7 +55,7 @@ class ForkBook:
             self._stream.publish(KernelForked(kernel_id=order.kernel_id, snapshot=order.snapshot, forks=forks))
 
     async def start(self, kernel_id: str, tickets: list[ForkTicket]) -> list[ForkResult]:
-        """Have whoever claims forks start those that a cell of a kernel asks for, and wait for the report.
+        """Have the subscriber that claims forks start those that a kernel's cell asks for, and wait for its report.
 
         Raises :class:`~fc_kernel.errors.StateError` when nobody claims them, and :class:`~fc_kernel.errors.LaunchError` when
         they take too long.
@@ -65,7 +65,7 @@ class ForkBook:
         self._orders[request] = _Order(kernel_id, None, results)
         try:
             if not self._stream.publish(ForkWanted(kernel_id=kernel_id, request=request, tickets=tickets)):
-                raise StateError("nobody is there who could start a fork")
+                raise StateError("no client of this host can start a fork")
             async with asyncio.timeout(TICKET_LIFE_S):
                 return await results
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""A kernel on a host, as the process that has opened it knows it."""
+"""A kernel on a host, as seen by the process that has opened it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 
 
 class HeldKernel:
-    """A kernel that this process has opened. It is closed when nobody refers to this any more."""
+    """A kernel that this process has opened. It is closed when nothing refers to this object any more."""
 
     def __init__(
         self, host: KernelHost, kernel_id: str, endpoints: Endpoints, *, release: Callable[[str, int], None]
     ) -> None:
-        """``release`` is called with the kernel's id and our process's when this is collected as garbage."""
+        """``release`` is called with the kernel's id and our process id when this object is collected as garbage."""
         self._host = host
         self.kernel_id = kernel_id
         self.endpoints = endpoints
         #: Whether the lease is renewed.
         self.kept = False
-        #: The number of the last event that is older than the kernel process.
+        #: The number of the last event from before the kernel process was started.
         self.since = 0
         self._death: StateChanged | None = None
         self._lost = False
@@ -55,17 +55,17 @@ class HeldKernel:
             self._death = event
 
     def lost(self) -> None:
-        """The host has no such kernel process any more, and how it ended was not heard."""
+        """Note that the host has this kernel process no longer, and that it is unknown how it ended."""
         self._lost = True
 
     async def start(self, request: StartKernel) -> Settings:
-        """See :meth:`KernelHost.start`; returns what the host has made of the settings."""
+        """See :meth:`KernelHost.start`; returns the settings as the host has resolved them."""
         started = await self._host.start(self.kernel_id, request)
         self.since, self._lost = started.seq, False
         return started.settings
 
     def keep(self) -> None:
-        """Have the lease renewed from now on, for as long as somebody refers to this."""
+        """Have the lease renewed from now on, for as long as anything refers to this object."""
         self.kept = True
 
     async def signal(self, signum: int) -> None:

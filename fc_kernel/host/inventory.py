@@ -1,4 +1,4 @@
-"""From the store and the journal to the models of what lies and runs on a host. All of it blocks for a moment."""
+"""Makes the models of the snapshots and VMs on a host, from the store and the journal. All of it blocks for a moment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .views import snapshot_view
 def details_view(
     store: SnapshotStore, snapshot: Snapshot, *, among: Sequence[Snapshot], current: Collection[str]
 ) -> SnapshotDetails:
-    """One snapshot; ``among`` are those that its ancestors are looked for in, ``current`` the ids where kernels stand."""
+    """All of one snapshot; its ancestors are looked for ``among`` these, and ``current`` are the ids where kernels stand."""
     manifest = snapshot.manifest
     return SnapshotDetails(
         **dict(snapshot_view(store, snapshot, current)),
@@ -35,7 +35,7 @@ def details_view(
         image_ref=manifest.image,
         boot_args=manifest.boot_args,
         spec=manifest.spec,
-        # Its key is the guest's.
+        # Its key is secret: it signs the guest's messages.
         kernel=SavedKernel(**manifest.kernel.model_dump(exclude={"key"})),
         template_key=manifest.template_key,
         path=str(snapshot.directory),

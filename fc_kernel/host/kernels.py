@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class OpenedKernel:
-    """A session, how long it stays without its owner, and for a fork what it starts from."""
+    """A session, its lease and endpoints, and for a fork the ticket that it starts with."""
 
     session: KernelSession
     lease: Lease
@@ -34,7 +34,7 @@ class OpenedKernel:
 
 @dataclass
 class Kernels:
-    """All that is open; may be read from any thread, and is changed on the engine's loop."""
+    """All open kernels. They may be read from any thread, and are changed on the engine's loop."""
 
     stream: EventStream = field(default_factory=EventStream)
     opened: dict[str, OpenedKernel] = field(default_factory=dict)
@@ -50,10 +50,10 @@ class Kernels:
         return found
 
     def open(self, request: OpenKernel, tenant: Tenant, engine: Engine) -> Endpoints:
-        """Bind the sockets of a kernel; not a coroutine, so that nobody stops waiting in the middle of it."""
+        """Bind the sockets of a kernel; not a coroutine, so that it cannot be cancelled halfway."""
         kernel_id = request.kernel_id
         if kernel_id in self.opened:
-            raise StateError(f"a kernel {kernel_id[:64]!r} is open already")
+            raise StateError(f"the kernel {kernel_id[:64]!r} is open already")
         fork = self.forks.tickets.take(request.ticket) if request.ticket else None
         listen = request.listen
         endpoint_dir = RunDir.create(tenant.run_dir, new_vm_id())
@@ -89,11 +89,11 @@ class Kernels:
         self.stream.publish(event)
 
     def _lease_ended(self, kernel_id: str, session: KernelSession) -> None:
-        log.warning("kernel %s is ended: nobody has renewed its lease", kernel_id)
+        log.warning("kernel %s is closed: its lease has run out", kernel_id)
         session.abandon()
 
     async def close(self, kernel_id: str) -> None:
-        """End a kernel, if it is open, and let go of all that it has."""
+        """End a kernel, if it is open, and release all that it has."""
         found = self.opened.get(kernel_id)
         if found is not None:
             found.lease.cancel()

@@ -25,6 +25,7 @@ from ..api.calls import (
 from ..api.events import Event, SnapshotChanged, SnapshotDeleted, SnapshotTaken
 from ..api.inventory import BrokenSnapshot, SnapshotDetails, Swept, Vm
 from ..api.models import Console, Kernel, LineageItem, Snapshot, Status
+from ..errors import SnapshotInUse
 from ..machine.start import KernelRequest
 from ..settings.resolve import Resolved
 from ..settings.schema import limited_schema
@@ -58,7 +59,7 @@ class LocalHost(KernelHost):
         engine: Engine | None = None,
         store: SnapshotStore | None = None,
     ) -> None:
-        """``engine`` is the process's own, started when it is first needed, and ``store`` the tenant's, unless given."""
+        """Unless given, ``engine`` is the process's own, started when first needed, and ``store`` is the tenant's."""
         self._tenant = tenant
         self._kernels = kernels or Kernels()
         self._own_engine = engine
@@ -129,7 +130,7 @@ class LocalHost(KernelHost):
     async def close(self, kernel_id: str) -> None:
         """See :meth:`KernelHost.close`."""
         engine = self._own_engine or Engine.running()
-        # Looked up on the engine's loop: an opening that was cancelled a moment ago may still be ahead of this there.
+        # Looked up on the engine's loop: an opening that was cancelled a moment ago may still be queued there.
         if engine is not None:
             await engine.run(self._kernels.close(kernel_id))
 
@@ -237,8 +238,13 @@ class LocalHost(KernelHost):
 
     async def delete_snapshot(self, snapshot_id: str, *, force: bool = False) -> None:
         """See :meth:`KernelHost.delete_snapshot`."""
-        gone = await asyncio.to_thread(self._files.delete, snapshot_id, force=force)
-        # Of a broken one nothing is known that could be told.
+        try:
+            gone = await asyncio.to_thread(self._files.delete, snapshot_id, force=force)
+        except SnapshotInUse as error:
+            if not (users := await self._running_from(snapshot_id)):
+                raise
+            raise SnapshotInUse(f"{error}: {', '.join(users)}") from error
+        # Nothing is known of a broken one, so there is nothing to tell.
         if gone is not None:
             self._kernels.stream.publish(SnapshotDeleted(kernel_id=gone.kernel_id or "", snapshot=gone))
 
@@ -292,6 +298,19 @@ class LocalHost(KernelHost):
             machines = [each.session.machine for each in self._kernels.opened.values()]
             found = [each.origin.current for each in machines if each is not None]
             return frozenset(each.id for each in found if each is not None)
+
+        return await self._engine.run(ask())
+
+    async def _running_from(self, snapshot_id: str) -> list[str]:
+        """The kernels here whose VMs hold a snapshot, each as its notebook where it has one."""
+        if not self._kernels.opened:
+            return []
+
+        async def ask() -> list[str]:
+            sessions = [each.session for each in self._kernels.opened.values()]
+            bases = [(each, each.machine.origin.base) for each in sessions if each.machine is not None]
+            users = [each for each, base in bases if base is not None and base.id == snapshot_id]
+            return [each.labels.get("notebook") or f"kernel {each.kernel_id}" for each in users]
 
         return await self._engine.run(ask())
 

@@ -6,7 +6,7 @@ this process (:class:`~fc_kernel.host.local.LocalHost`) or in another one.
 
 Every call may be made from any thread's event loop, and cancelling it reaches the other side. Errors are those of
 :mod:`fc_kernel.errors`: :class:`~fc_kernel.errors.KernelNotFound` for a kernel that the host does not have,
-:class:`~fc_kernel.errors.SnapshotNotFound` for such a snapshot. ``ref`` is a snapshot's name in the scope, its id, or the
+:class:`~fc_kernel.errors.SnapshotNotFound` for a snapshot. ``ref`` is a snapshot's name in the scope, its id, or the
 beginning of its id.
 """
 
@@ -35,7 +35,7 @@ from ..api.events import Event
 from ..api.inventory import BrokenSnapshot, SnapshotDetails, Swept, Vm
 from ..api.models import Console, Kernel, LineageItem, Snapshot, Status
 
-#: Of every kernel, in the order of Jupyter's connection file.
+#: The channels of every kernel, in the order of Jupyter's connection file.
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
 #: Bytes that come in pieces, as fast as they are taken.
 ByteStream = AsyncGenerator[bytes, None]
@@ -63,11 +63,11 @@ class KernelHost(ABC):
 
     @abstractmethod
     async def kill(self, kernel_id: str) -> None:
-        """End the kernel process at once; when the guest does not, its VM."""
+        """Kill the kernel process; when the guest does not do it in time, kill the VM."""
 
     @abstractmethod
     async def wait(self, kernel_id: str) -> int:
-        """The exit status of the kernel process (negative for a signal), when it has ended; 0 when none was started."""
+        """Wait for the kernel process's end; returns its exit status (negative for a signal), 0 when none was started."""
 
     @abstractmethod
     async def close(self, kernel_id: str) -> None:
@@ -99,20 +99,23 @@ class KernelHost(ABC):
 
     @abstractmethod
     async def restore(self, kernel_id: str, ref: str, *, same_seed: bool = False) -> None:
-        """Put this very kernel back to a snapshot of its scope; on an error it goes on as it was."""
+        """Restore this very kernel from a snapshot of its scope; on an error it goes on as it was.
+
+        Its random number generators are seeded anew unless ``same_seed``.
+        """
 
     @abstractmethod
     async def fork(self, kernel_id: str, count: int, *, ref: str | None = None) -> ForkOrder:
-        """Tickets for ``count`` forks from this instant, or from a snapshot.
+        """Issue tickets for ``count`` forks, from this instant or from a snapshot.
 
-        The caller opens and starts a kernel with each, and reports with :meth:`forked`. A ticket is good once, for a while.
+        The caller opens and starts a kernel with each, and reports with :meth:`forked`. A ticket is good once, for ten minutes.
         """
 
     @abstractmethod
     async def forked(self, request: str, results: Sequence[ForkResult]) -> None:
-        """What came of the tickets of a :class:`ForkOrder`, or of a :class:`~fc_kernel.api.events.ForkWanted`.
+        """Report what came of the tickets of a :class:`ForkOrder`, or of a :class:`~fc_kernel.api.events.ForkWanted`.
 
-        An answer that comes too late is dropped.
+        A report that comes too late is dropped.
         """
 
     # The tenant's snapshots.
@@ -123,52 +126,52 @@ class KernelHost(ABC):
 
     @abstractmethod
     async def find_snapshot(self, ref: str, *, scope: str | None = None) -> Snapshot:
-        """The snapshot that is meant."""
+        """The snapshot that ``ref`` names."""
 
     @abstractmethod
     async def change_snapshot(
         self, snapshot_id: str, *, name: str | None = None, description: str | None = None
     ) -> Snapshot:
-        """Rename it, describe it; ``None`` leaves what there is."""
+        """Rename or describe a snapshot; ``None`` leaves what there is."""
 
     @abstractmethod
     async def delete_snapshot(self, snapshot_id: str, *, force: bool = False) -> None:
-        """Remove it, or a broken one; raises :class:`~fc_kernel.errors.SnapshotInUse` while a VM has it, unless ``force``.
+        """Remove a snapshot, even a broken one; raises :class:`~fc_kernel.errors.SnapshotInUse` while a VM has it.
 
-        With ``force`` the VM goes on, and its kernel cannot take a further snapshot.
+        With ``force`` it is removed all the same: the VM goes on, but its kernel cannot take a further snapshot.
         """
 
     @abstractmethod
     async def broken_snapshots(self) -> list[BrokenSnapshot]:
-        """Those that cannot be used, and why."""
+        """The snapshots that cannot be used, and why."""
 
     @abstractmethod
     async def snapshot_details(self, snapshot_ids: Sequence[str]) -> list[SnapshotDetails]:
-        """All that is known of these snapshots, in this order; what is not there is left out."""
+        """All that is known of these snapshots, in this order; those that are not there are left out."""
 
     @abstractmethod
     async def verify_snapshot(self, snapshot_id: str) -> None:
-        """Compare every file with its digest; raises :class:`~fc_kernel.errors.SnapshotCorrupt` that names one that differs."""
+        """Compare every file with its digest; raises :class:`~fc_kernel.errors.SnapshotCorrupt`, which names the file."""
 
     @abstractmethod
     async def lineage(self, snapshot_id: str) -> list[LineageItem]:
-        """It and the snapshots that it comes from, oldest first, as far as they are still there."""
+        """The snapshot and its ancestors, oldest first, as far as they are still there."""
 
     @abstractmethod
     async def snapshot_notebook(self, snapshot_id: str) -> bytes | None:
-        """The notebook document that was saved with it."""
+        """The notebook document that was saved with a snapshot; ``None`` when none was."""
 
     @abstractmethod
     async def export_snapshot(self, snapshot_id: str) -> tuple[int, ByteStream]:
-        """A snapshot as one file, checked: its bytes and its content. Close the stream when it is not read to its end."""
+        """A checked snapshot as one file: its size in bytes and its content. Close a stream that is not read to its end."""
 
     @abstractmethod
     async def import_snapshot(self, content: ByteStream, *, scope: str | None, name: str | None = None) -> Snapshot:
-        """Take what an export made, all of it or nothing, under its own scope and name or others."""
+        """Import an export, all of it or nothing, under its own scope and name unless others are given."""
 
     @abstractmethod
     async def disk_use(self) -> DiskUse:
-        """What the snapshots take, and what there is room for."""
+        """How many bytes the snapshots take, and for how many more there is room."""
 
     # The host.
 
@@ -177,8 +180,8 @@ class KernelHost(ABC):
         """All events from the entry of the context on, in order.
 
         A :class:`~fc_kernel.api.events.ForkWanted` goes only to the newest subscriber that claims forks, or where none does to
-        the newest ``fallback``. Who takes events too slowly gets a :class:`~fc_kernel.errors.StateError`; then subscribe anew
-        and ask for :meth:`kernels`.
+        the newest ``fallback``. A subscriber that is too slow gets a :class:`~fc_kernel.errors.StateError`; it should subscribe
+        again and ask for :meth:`kernels`.
         """
 
     @abstractmethod
@@ -195,7 +198,7 @@ class KernelHost(ABC):
 
     @abstractmethod
     async def prepare(self, settings: RawSettings) -> bool:
-        """Make the template from which kernels with these settings start; whether there is one now."""
+        """Make the template from which kernels with these settings start; returns whether there is one now."""
 
     @abstractmethod
     async def vms(self) -> list[Vm]:

@@ -283,6 +283,8 @@ async def test_what_is_in_use_is_not_deleted(kernel: ScriptedKernel) -> None:
     snapshot = kernel.store.get("a")
     with pytest.raises(SnapshotInUse):
         kernel.store.delete(snapshot)
+    with pytest.raises(SnapshotInUse, match=f"end the kernels that run from it first: kernel {kernel.kernel_id}$"):
+        await kernel.delete("a")
     await kernel.snapshot("b")
     await kernel.restore("b")
     kernel.store.delete(snapshot)

@@ -74,9 +74,9 @@ BAD_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "other transport": ({"transport": "udp"}, "transport is 'udp'; allowed: tcp, ipc"),
     "transport of another type": ({"transport": ["tcp"]}, "transport is"),
     "ip of another type": ({"ip": 127}, "ip is 127; allowed: a string"),
-    "ip with NUL": ({"ip": "a\0b"}, "ip has characters that are none"),
+    "ip with NUL": ({"ip": "a\0b"}, "ip has invalid characters"),
     "key of another type": ({"key": {"a": 1}}, "key is"),
-    "key with half a surrogate pair": ({"key": "\ud800"}, "key has characters that are none"),
+    "key with half a surrogate pair": ({"key": "\ud800"}, "key has invalid characters"),
     "scheme of another type": ({"signature_scheme": 256}, "signature_scheme is 256"),
     "name of another type": ({"kernel_name": []}, "kernel_name is"),
     "public key alone": ({"curve_publickey": "x" * 40}, "one of curve_publickey and curve_secretkey"),
@@ -158,7 +158,7 @@ def test_what_stands_in_the_way_of_a_link_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", ["", "{", "x", "[" * 100_000, "{} {}"])
 def test_settings_that_are_no_json(settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(written(tmp_path), settings) == 1
-    assert capsys.readouterr().err.startswith("fc_kernel.launcher: --settings is no JSON")
+    assert capsys.readouterr().err.startswith("fc_kernel.launcher: --settings is not JSON")
 
 
 def test_a_bad_file_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
