@@ -1,4 +1,4 @@
-"""The command line: ``fc-kernel …`` and, the same, ``jupyter fc-kernel …``."""
+"""The command line: ``fc-kernel …``, also called as ``jupyter fc-kernel …``."""
 
 from __future__ import annotations
 

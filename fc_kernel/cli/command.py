@@ -22,29 +22,29 @@ from ..host.service import KernelHost
 from ..settings.config import FcKernelConfig, load_config
 from ..settings.tenant import Tenant
 
-#: Exit status for a call whose words are off, as argparse has it.
+#: Exit status for a call with wrong arguments, as argparse has it.
 USAGE_STATUS = 2
-#: To which the shell's convention adds the number of the signal that ended the call.
+#: By the shell's convention, the exit status of a call that a signal ended is this plus the signal's number.
 SIGNAL_STATUS = 128
 
-#: Where there is no terminal a table's line is for a script, and is not broken.
+#: The width where there is no terminal: a table's lines are for a script, and are not broken.
 PIPE_COLUMNS = 1000
 
 JSON_FLAG = {"json": ({"Command": {"json": True}}, "print one JSON document on standard output, for scripts")}
 
 
 class _Application(JupyterApp):
-    """Of commands and groups of them."""
+    """The base of commands and of groups of them."""
 
     name = "jupyter-fc-kernel"
     version = __version__
 
-    #: The word by which it is called; set by its class.
+    #: The word by which it is called; each class sets its own.
     command_word: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # The framework indents examples, but for their first line, as they are written.
+        # The framework would print all lines but the first with the indentation of the source.
         cls.examples = dedent(str(cls.__dict__.get("examples", ""))).strip()
 
 
@@ -57,9 +57,9 @@ class Command(_Application):
 
     json = Bool(False, help="print JSON").tag(config=True)
 
-    #: How many positional words the command takes, for the usage error: (least, most or None).
+    #: How many positional arguments the command takes: (least, most or None).
     words: ClassVar[tuple[int, int | None]] = (0, 0)
-    #: What the words are called in the usage line.
+    #: What the usage error calls them.
     words_shown: ClassVar[str] = ""
 
     @property
@@ -87,7 +87,7 @@ class Command(_Application):
         raise NotImplementedError
 
     def parse_command_line(self, argv: list[str] | None = None) -> None:
-        """Refuse options that there are not; the framework would warn and go on without them."""
+        """Refuse unknown options; the framework would warn and go on without them."""
         known = {"help", "help-all", "version"}
         for names in (*self.aliases, *self.flags):
             known.update((names,) if isinstance(names, str) else names)
@@ -100,7 +100,7 @@ class Command(_Application):
         super().parse_command_line(argv)
 
     def exit(self, exit_status: int | str | None = 0) -> NoReturn:
-        """End as the framework wants it: with 1 when an option's value was no good, which is a matter of usage."""
+        """End with the framework's status, but with 2 for its 1: that is a bad value of an option, a usage error."""
         raise SystemExit(USAGE_STATUS if exit_status == 1 else exit_status)
 
     def usage_error(self, message: str) -> NoReturn:
@@ -122,7 +122,7 @@ class Command(_Application):
         if len(self.extra_args) < least or (most is not None and len(self.extra_args) > most):
             self.usage_error(f"expected {self.words_shown or 'no arguments'}, got {self.extra_args!r}")
         self.log.addFilter(_not_reported_anyway)
-        # So that what a command has begun is undone when it is told to end, and not only when it is interrupted.
+        # So that what a command has begun is undone also when it is terminated, not only when it is interrupted.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
         try:
@@ -144,7 +144,7 @@ class Command(_Application):
 
 
 class HostCommand(Command):
-    """A command that asks the host of this user's kernels, and knows nothing else of them."""
+    """A command that does its work through the host of this user's kernels alone."""
 
     def run(self) -> int | None:
         """Act on the host."""
@@ -156,7 +156,7 @@ class HostCommand(Command):
 
 
 def _not_reported_anyway(record: logging.LogRecord) -> bool:
-    """No log, with a traceback, of an error that becomes one clear line: libraries log what passes through them."""
+    """Whether a log record is kept: not a traceback, which libraries log, of an error that becomes one clear line anyway."""
     return record.exc_info is None or not isinstance(record.exc_info[1], FcKernelError)
 
 

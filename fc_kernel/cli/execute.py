@@ -53,7 +53,7 @@ class ExecuteCommand(Command):
         path = Path(self.extra_args[0])
         notebook = read_notebook(path)
         for cell in notebook.cells:
-            # What is printed and written afterwards is of this run alone, also where it ends early.
+            # What is printed and written afterwards comes from this run alone, even if it ends early.
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         printed: set[int] = set()
@@ -82,11 +82,11 @@ class ExecuteCommand(Command):
         except CellTimeoutError:
             failure = f"a cell took longer than {self.timeout_s} s (--timeout)"
         except RuntimeError as error:
-            # nbclient's for a kernel that died, or that did not answer.
+            # nbclient raises it for a kernel that died or did not answer.
             failure = str(error)
         finally:
             starting.stop()
-        # What came of a cell that did not end.
+        # The outputs of a cell that did not finish.
         for index, cell in enumerate(notebook.cells):
             print_outputs(cell, index)
         if self.inplace or self.output:

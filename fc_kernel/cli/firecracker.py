@@ -13,7 +13,7 @@ from .command import JSON_FLAG, Command, CommandGroup
 
 
 class FirecrackerInstallCommand(Command):
-    """Fetch a Firecracker release, verify it against the release's own checksum file, and place it."""
+    """Download a Firecracker release, verify it against the release's own checksum file, and install it."""
 
     description = __doc__
     examples = """
@@ -35,7 +35,7 @@ class FirecrackerInstallCommand(Command):
     sha256 = Unicode("", help="the archive's SHA-256, instead of the release's checksum file").tag(config=True)
 
     def parse_command_line(self, argv: list[str] | None = None) -> None:
-        """As everywhere, but ``--version`` has a value here; without one it would print the program's own version."""
+        """As everywhere, but ``--version`` may have a value here; without one it prints this program's own version."""
         if argv is not None and "--version" in argv[:-1]:
             at = argv.index("--version")
             argv = [*argv[:at], f"--version={argv[at + 1]}", *argv[at + 2 :]]

@@ -23,7 +23,7 @@ class SnapshotCreateCommand(RemoteCommand):
     message = Unicode("", help="description, shown in lists").tag(config=True)
 
     def run(self) -> None:
-        """Ask for it and print what was made."""
+        """Ask for the snapshot and print its name, id and size."""
         kernel = self.kernel(self.extra_args[0])
         body = {"description": self.message}
         if self.extra_args[1:]:
@@ -53,7 +53,7 @@ class SnapshotRestoreCommand(RemoteCommand):
     same_seed = Bool(False, help="leave Python's random generators as they were").tag(config=True)
 
     def run(self) -> None:
-        """Ask for it and print where the kernel stands."""
+        """Ask for the restore and print where the kernel stands."""
         kernel = self.kernel(self.extra_args[0])
         snapshot_id = self.snapshot_id(kernel, self.extra_args[1])
         answer = kernel.ask("POST", "restore", {"snapshot": snapshot_id, "same_seed": self.same_seed})
@@ -65,7 +65,7 @@ class SnapshotRestoreCommand(RemoteCommand):
 
 
 class ForkCommand(RemoteCommand):
-    """Make new kernels that go on from where a running kernel is, or from one of its snapshots; it goes on itself."""
+    """Start new kernels that go on from where a running kernel is, or from one of its snapshots; it goes on, too."""
 
     description = __doc__
     examples = """
@@ -81,11 +81,11 @@ class ForkCommand(RemoteCommand):
     words = (1, 2)
     words_shown = "KERNEL [SNAPSHOT]"
 
-    count = Integer(1, min=1, help="how many").tag(config=True)
+    count = Integer(1, min=1, help="how many forks to start").tag(config=True)
     copy_notebook = Bool(False, help="give each fork a copy of the kernel's notebook").tag(config=True)
 
     def run(self) -> None:
-        """Ask for them and print what to attach to."""
+        """Ask for the forks and print what to attach to."""
         kernel = self.kernel(self.extra_args[0])
         body: dict[str, object] = {"count": self.count}
         if self.extra_args[1:]:

@@ -87,7 +87,7 @@ class ImageBuildCommand(Command):
             self._prepare(image)
 
     def _prepare(self, image: Image) -> None:
-        """Start a kernel once, so that the first user's start is a restore, too; what fails here fails nobody."""
+        """Start a kernel once, so that already the first user's start is a restore; an error here is only reported."""
         try:
             host = host_for(self.tenant)
             with self.err.status("the template: a kernel is started once and saved"):
@@ -96,7 +96,7 @@ class ImageBuildCommand(Command):
             self.err.print(f"no template: {error}", markup=False)
         else:
             self.err.print(
-                "kernels of the default shape start from a template" if made else "kernels boot: no template"
+                "kernels of the default shape start from a template" if made else "no template: kernels boot"
             )
 
     def _build(self, request: BuildRequest, store: ImageStore) -> Image:
@@ -142,7 +142,7 @@ class ImageListCommand(Command):
             )
             return
         if not images:
-            self.out.print("no image; build one with: fc-kernel image build")
+            self.out.print("there are no images; build one with: fc-kernel image build")
             return
         table = Table(box=None, pad_edge=False)
         for heading in ("NAME", "CREATED", "KERNEL", "SIZE"):
@@ -188,7 +188,7 @@ class ImageRemoveCommand(Command):
     words_shown = "one or more image names"
 
     def run(self) -> None:
-        """Remove each, or none when one is not there."""
+        """Remove all of them, or none if one is missing."""
         store = _image_store()
         names = list(dict.fromkeys(self.extra_args))
         for name in names:
@@ -220,7 +220,7 @@ def _image_store() -> ImageStore:
 
 
 def _spread(option: str, argv: list[str]) -> list[str]:
-    """Turn ``--package a b`` into ``--package=a --package=b``; traitlets takes one value an option."""
+    """Turn ``--package a b`` into ``--package=a --package=b``; traitlets takes one value per option."""
     spread: list[str] = []
     collecting = False
     for word in argv:

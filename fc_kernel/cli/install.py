@@ -15,9 +15,9 @@ from .command import Command
 
 
 class InstallCommand(Command):
-    """Install the kernelspec, so that every Jupyter client can choose it; with sizes, a profile of its own.
+    """Install the kernelspec, so that every Jupyter client can choose it; options such as sizes make a profile of it.
 
-    With ``--argv`` and ``--language`` it is that of another kernel than Python's, which an image has.
+    With ``--argv`` and ``--language`` it starts a kernel other than Python's, which the image must contain.
     """
 
     description = __doc__
@@ -90,7 +90,7 @@ class InstallCommand(Command):
         self.out.print(f"installed {profile.name} in {where}", markup=False)
 
     def _command(self) -> Any:
-        """The words of ``--argv``; what they may be is the setting's to say."""
+        """The words of ``--argv``; the settings check what they may be."""
         text = self.argv_words.strip()
         try:
             if text.startswith("["):

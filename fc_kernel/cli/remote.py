@@ -1,4 +1,4 @@
-"""Running Jupyter servers of this user, and the kernels on them: what commands on a living kernel talk to."""
+"""Running Jupyter servers of this user and their kernels: what commands on a running kernel talk to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .command import JSON_FLAG, Command
 #: A snapshot of a large machine, or eight forks on a busy host, take minutes at worst.
 ANSWER_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
-#: A shorter beginning of an id is more likely a notebook's name mistyped.
+#: A shorter beginning of an id is more likely a mistyped name of a notebook.
 MIN_PREFIX = 4
 
 
@@ -37,7 +37,7 @@ class Server:
 
     @classmethod
     def running(cls) -> Iterator[Server]:
-        """Those of this user, as their own files say."""
+        """The running servers of this user, from the files that they write."""
         for info in list_running_servers():
             yield cls(
                 url=str(info.get("url", "")),
@@ -48,7 +48,7 @@ class Server:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """The answer to a request; raises the :class:`~fc_kernel.errors.FcKernelError` that the server names."""
-        # A proxy has no business with the token of a server of this very host.
+        # Without proxies: none may see the token of a server on this very host.
         transport = httpx.HTTPTransport(uds=self.socket) if self.socket else None
         base = f"http://localhost/{self.url.partition('//')[2].partition('/')[2]}" if self.socket else self.url
         headers = {"Authorization": f"token {self.token}"} if self.token else {}
@@ -71,7 +71,7 @@ def _json(response: httpx.Response, url: str) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise ConfigError(f"what answers at {url} is no Jupyter server") from None
+        raise ConfigError(f"what answers at {url} is not a Jupyter server") from None
 
 
 def _refusal(response: httpx.Response, url: str) -> FcKernelError:
@@ -96,7 +96,7 @@ def _refusal(response: httpx.Response, url: str) -> FcKernelError:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A microVM's kernel on a server; ``path`` is its notebook's there, empty where it has none."""
+    """A microVM's kernel on a server; ``path`` is that of its notebook there, empty if it has none."""
 
     server: Server
     kernel_id: str
@@ -128,24 +128,24 @@ def kernels_of(server: Server) -> list[Kernel]:
 class RemoteCommand(Command):
     """A command on a kernel of a running Jupyter server.
 
-    Without --server all running servers of this user are looked at. A kernel is meant by its id, the beginning of its id, or
-    the path of its notebook.
+    Without --server, all running servers of this user are asked. A kernel is given by its id, the beginning of its id, or the
+    path of its notebook.
     """
 
     aliases: dict[Any, Any] = {**base_aliases, "server": "RemoteCommand.server", "token": "RemoteCommand.token"}
     flags = {**base_flags, **JSON_FLAG}
 
     server = Unicode("", help="URL of the Jupyter server").tag(config=True)
-    token = Unicode("", help="the server's token, where it is not one of this user's servers").tag(config=True)
+    token = Unicode("", help="the server's token, if it is not a running server of this user").tag(config=True)
 
     def servers(self) -> list[Server]:
-        """Where to look; raises :class:`~fc_kernel.errors.ConfigError` when there is nowhere."""
+        """The servers to ask; raises :class:`~fc_kernel.errors.ConfigError` when there are none."""
         running = list(Server.running())
         if not self.server:
             if self.token:
-                self.usage_error("--token is of a --server")
+                self.usage_error("--token needs --server")
             if not running:
-                raise ConfigError("no Jupyter server of this user runs; name another one with --server")
+                raise ConfigError("no Jupyter server of this user is running; name another one with --server")
             return running
         url = self.server.rstrip("/") + "/"
         if not url.startswith(("http://", "https://")):
@@ -154,14 +154,14 @@ class RemoteCommand(Command):
         return [Server(url, self.token or (known.token if known else ""), known.root_dir if known else "")]
 
     def kernel(self, ref: str) -> Kernel:
-        """The one kernel that is meant; raises :class:`~fc_kernel.errors.ConfigError` for none and for several."""
+        """The kernel that ``ref`` means; raises :class:`~fc_kernel.errors.ConfigError` for none and for several."""
         kernels: list[Kernel] = []
         problems: list[str] = []
         for server in self.servers():
             try:
                 kernels += kernels_of(server)
             except FcKernelError as error:
-                # One that has not the extension, or has just ended, does not hide the others.
+                # A server without the extension, or one that has just ended, does not hide the others.
                 problems.append(f"{server.url}: {error}")
         meant = [each for each in kernels if each.called(ref)]
         exact = [each for each in meant if each.kernel_id == ref]
@@ -169,14 +169,14 @@ class RemoteCommand(Command):
             return (exact or meant)[0]
         shown = ", ".join(f"{each.kernel_id} ({each.path or 'no notebook'})" for each in meant or kernels)
         if meant:
-            raise ConfigError(f"{ref!r} is several kernels: {shown}")
+            raise ConfigError(f"{ref!r} could be any of these kernels: {shown}")
         if not kernels and problems:
             raise ConfigError(f"no microVM kernel {ref!r} was found; " + "; ".join(problems))
         raise ConfigError(f"there is no microVM kernel {ref!r}; there are: {shown or 'none'}")
 
     @staticmethod
     def snapshot_id(kernel: Kernel, ref: str) -> str:
-        """Id of a snapshot of the kernel's, by its name, its id, or the beginning of it."""
+        """The id of one of the kernel's snapshots, given by its name, its id, or the beginning of its id."""
         snapshots = kernel.ask("GET", "snapshots")
         named = [each for each in snapshots if ref in (each["name"], each["id"])]
         found = named or [each for each in snapshots if len(ref) >= MIN_PREFIX and each["id"].startswith(ref)]

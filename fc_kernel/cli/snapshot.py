@@ -25,7 +25,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 class SnapshotCommand(HostCommand):
-    """What the commands on snapshots share: a snapshot is meant by its name, its id, or an id's beginning."""
+    """What the commands on snapshots share: a snapshot is given by its name, its id, or the beginning of its id."""
 
     aliases = {**base_aliases, "scope": "SnapshotCommand.scope"}
     flags = {**base_flags, **JSON_FLAG}
@@ -33,12 +33,12 @@ class SnapshotCommand(HostCommand):
     scope = Unicode("", help="only snapshots of this notebook (its path below the server's root)").tag(config=True)
 
     async def find(self, host: KernelHost, ref: str) -> Snapshot:
-        """The one that is meant; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
+        """The snapshot that ``ref`` means; raises :class:`~fc_kernel.errors.SnapshotNotFound`."""
         return await host.find_snapshot(ref, scope=self.scope or None)
 
 
 class SnapshotListCommand(SnapshotCommand):
-    """List the snapshots with what each takes on the disk by itself; what several share is in the total."""
+    """List the snapshots with what each takes on the disk by itself; the total includes what they share."""
 
     description = __doc__
     examples = """
@@ -56,7 +56,7 @@ class SnapshotListCommand(SnapshotCommand):
             self.print_json([each.model_dump(mode="json") for each in (*details, *broken)])
             return
         if not snapshots and not broken:
-            self.out.print("no snapshot; take one with %snapshot in a notebook")
+            self.out.print("there are no snapshots; take one with %snapshot in a notebook")
             return
         names = {snapshot.id: snapshot.name for snapshot in snapshots}
         table = Table(box=None, pad_edge=False)
@@ -122,14 +122,14 @@ class SnapshotRemoveCommand(SnapshotCommand):
         **JSON_FLAG,
         "force": (
             {"SnapshotRemoveCommand": {"force": True}},
-            "also those that a kernel runs from; it goes on, and cannot take a further snapshot",
+            "also those that a kernel runs from; it goes on, but cannot take another snapshot",
         ),
     }
 
     force = Bool(False, help="also those in use").tag(config=True)
 
     async def act(self, host: KernelHost) -> None:
-        """Remove each, or none when one is not there or in use."""
+        """Remove all of them, or none if one is missing or in use."""
         broken = set() if self.scope else {each.id for each in await host.broken_snapshots()}
         #: By id, the words that meant it.
         meant: dict[str, str] = {}
@@ -208,7 +208,7 @@ class SnapshotExportCommand(SnapshotCommand):
             self.out.print(f"{found.name}: {_size(written)} to {target}", markup=False)
 
     async def _export(self, host: KernelHost, snapshot: Snapshot, target: str) -> int:
-        """Its bytes before they are compressed."""
+        """Write the snapshot; returns its bytes before compression."""
         doing = f"export the snapshot {snapshot.name!r} to {target}"
         with writable(target, replace=self.replace, doing=doing) as file:
             size, content = await host.export_snapshot(snapshot.id)
@@ -219,9 +219,9 @@ class SnapshotExportCommand(SnapshotCommand):
 
 
 class SnapshotImportCommand(SnapshotCommand):
-    """Take a snapshot from a file or URL that export has written, after checking all of it.
+    """Import a snapshot from a file or URL that export has written, after checking all of it.
 
-    Restoring it gives its maker's code the kernel, and its maker's memory the monitor: import what you trust.
+    Restoring it runs its maker's code in the kernel, and has the monitor read its maker's data: import what you trust.
     """
 
     description = __doc__
@@ -237,7 +237,7 @@ class SnapshotImportCommand(SnapshotCommand):
         "name": "SnapshotImportCommand.snapshot_name",
     }
 
-    snapshot_name = Unicode("", help="another name than its own").tag(config=True)
+    snapshot_name = Unicode("", help="a name other than its own").tag(config=True)
 
     async def act(self, host: KernelHost) -> None:
         """Import and report."""
@@ -268,7 +268,7 @@ class SnapshotGroup(CommandGroup):
         "rm": (SnapshotRemoveCommand, "Remove snapshots."),
         "rename": (SnapshotRenameCommand, "Give a snapshot another name."),
         "export": (SnapshotExportCommand, "Write a snapshot as one file."),
-        "import": (SnapshotImportCommand, "Take a snapshot from a file."),
+        "import": (SnapshotImportCommand, "Import a snapshot from a file."),
         "create": ("fc_kernel.cli.fork.SnapshotCreateCommand", "Take a snapshot of a running kernel."),
         "restore": ("fc_kernel.cli.fork.SnapshotRestoreCommand", "Put a running kernel back to a snapshot."),
     }
@@ -281,7 +281,7 @@ async def _content(source: str) -> ByteStream:
 
 
 async def _details(host: KernelHost, snapshot: Snapshot) -> SnapshotDetails:
-    """Raises :class:`~fc_kernel.errors.SnapshotNotFound` when it is gone meanwhile."""
+    """The snapshot's details; raises :class:`~fc_kernel.errors.SnapshotNotFound` when it has gone meanwhile."""
     for details in await host.snapshot_details([snapshot.id]):
         return details
     raise SnapshotNotFound(f"the snapshot {snapshot.name!r} is not there any more")

@@ -75,7 +75,7 @@ class GcCommand(HostCommand):
 
 
 def _whose(vm: Vm) -> str:
-    """The kernel, or what the VM stands ready or is made for."""
+    """The VM's kernel, or the pool or template that it is for."""
     for label in ("pool", "template"):
         if label in vm.labels:
             return f"({label} of image {vm.labels[label]})"

@@ -30,7 +30,7 @@ PLAIN = ("generation", "role", "hostname", "machine_id", "asked", "pending", "fr
 
 
 class ScriptedAgent:
-    """A service as the transports want it: :meth:`accept` gives the handler of a port."""
+    """A service as the transports need it: :meth:`accept` gives the handler of a port."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class ScriptedAgent:
         self.clock = clock
         self.faults = faults
         self._shape = shape
-        #: A loaded machine that was not told so yet; whatever its kernel does then, it does twice.
+        #: Whether this machine was loaded and not told so yet; whatever its kernel does then, it does twice.
         self._unaware = self._loaded = saved is not None
-        #: Gives the kernel what is new in a renewed machine, when that is thawed; returns what hooks raised.
+        #: Called when a renewed machine is thawed: gives its kernel what is new, and returns what hooks raised.
         self._renewal: Callable[[], list[str]] | None = None
         self.entropy = Noise(*saved["entropy"]) if saved else Noise("unseeded")
         self.generation = 0

@@ -40,7 +40,7 @@ class Channel:
         self._move()
 
     def settle(self) -> None:
-        """Move all that the kernel has said into the link, whatever its window: it is not the kernel's any more."""
+        """Move all of the kernel's messages into the link, whatever its window: they are no longer the kernel's."""
         while self._waiting:
             self._link.send(self._waiting.popleft())
         self._flush()
@@ -50,7 +50,7 @@ class Channel:
         self._waiting.clear()
 
     def renew(self, generation: int) -> None:
-        """Take connections of this generation or a later one from now on."""
+        """From now on, accept only connections of this generation or a later one."""
         self.least_generation = generation
 
     def connected(self, stream: Stream) -> None:

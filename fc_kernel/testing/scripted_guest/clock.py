@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Clock:
-    """Monotonic time since the boot, without the times when the machine stood still or was a file, and its idea of the date."""
+    """Monotonic time since the boot, except while the machine was paused or saved, and the date as far as it knows."""
 
     def __init__(self, saved: dict[str, float] | None = None) -> None:
         at = saved or {"monotonic": 0.0, "realtime": time.time()}
@@ -25,21 +25,21 @@ class Clock:
         return self.monotonic() + self._date
 
     def set(self, realtime: float) -> None:
-        """The host says what time it is."""
+        """Set the date that the host gives."""
         self._date = realtime - self.monotonic()
 
     def stop(self) -> None:
-        """The machine stands still."""
+        """Stop the clock: the machine stands still."""
         self._stopped_at = time.monotonic()
 
     def go(self) -> None:
-        """The machine goes on."""
+        """Let the clock go on where it stopped."""
         if self._stopped_at is not None:
             self._offset -= time.monotonic() - self._stopped_at
             self._stopped_at = None
 
     def state(self) -> dict[str, float]:
-        """To be saved."""
+        """The state, to be saved."""
         return {"monotonic": self.monotonic(), "realtime": self.time()}
 
 
@@ -56,5 +56,5 @@ class Noise:
         return hashlib.sha256(f"{self.seed}:{self.drawn}".encode()).digest()
 
     def state(self) -> list[Any]:
-        """To be saved: the arguments of the constructor."""
+        """The state, to be saved: the arguments of the constructor."""
         return [self.seed, self.drawn]

@@ -1,7 +1,7 @@
 """Faults that a test asks for: what goes wrong, at which step, and on which of its occurrences.
 
 ``step:what[=value][@time]``, several with commas between: ``freeze:die``, ``snapshot:ENOSPC@1``, ``renew:late=0.5``.
-Without a time it is every time.
+Without a time it goes wrong every time.
 
 Steps are the calls of the agent's protocol (``freeze``, ``renew``, ``kernel.start`` …), and those of the monitor:
 ``start``, ``load``, ``pause``, ``resume``, ``snapshot`` (in the middle of ``mem``), ``vmstate`` (when it is written),

@@ -26,7 +26,7 @@ INFO = {
     "banner": "A scripted guest of fc_kernel.testing",
     "help_links": [],
 }
-#: What is answered to requests of editors: nothing is known.
+#: The answers to requests of editors: nothing is known.
 NOTHING: dict[str, dict[str, Any]] = {
     "complete": {"status": "ok", "matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {}},
     "inspect": {"status": "ok", "found": False, "data": {}, "metadata": {}},
@@ -301,5 +301,5 @@ class ScriptedKernel:
         queue.extend(kept)
 
 
-#: What of a kernel is plain data as it is.
+#: The attributes of a kernel that are plain data as they are.
 PLAIN = ("instance", "env", "cwd", "names", "execution_count", "frozen", "interrupted", "returncode")

@@ -26,7 +26,7 @@ from .memory import Memory, read_vmstate, write_vmstate
 if TYPE_CHECKING:
     from ...guest.interfaces import Handler, Stream
 
-#: Opening files, reading them, and making sense of them.
+#: What opening, reading and parsing the files may raise.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, SnapshotCorrupt)
 
 
@@ -39,12 +39,12 @@ class ConformanceMachine(ConformanceServices):
             self.counter, self.sunk = saved["counter"], saved["sunk"]
 
     def state(self) -> dict[str, Any]:
-        """To be saved."""
+        """The state, to be saved."""
         return {"counter": self.counter, "sunk": self.sunk}
 
 
 class _TrackingHandler:
-    """A handler whose streams are known to the machine."""
+    """A handler whose stream the machine knows, so that it can close it."""
 
     def __init__(self, handler: Handler, streams: set[Stream]) -> None:
         self.get_buffer, self.buffer_updated, self.writable = (
@@ -68,7 +68,7 @@ class _TrackingHandler:
 
 
 class Machine:
-    """What the driver commands."""
+    """The machine that the driver commands."""
 
     def __init__(self, loop: Loop, monitor: socket.socket, uds: str, faults: Faults, service: str) -> None:
         self._loop = loop
@@ -78,7 +78,7 @@ class Machine:
         self._faults = faults
         self._service_name = service
         self._clock = Clock()
-        #: Network interfaces by their device on the host: each has one machine.
+        #: A socket for each network interface, named after its device on the host, so that only one machine has it.
         self._claims: list[socket.socket] = []
         self._streams: set[Stream] = set()
 
@@ -199,7 +199,7 @@ class Machine:
         return {}
 
     def _take(self, step: str) -> None:
-        """Take a step, if no fault is at it."""
+        """Take a step; if there is a fault at it, it happens now."""
         fault = self._faults.at(step)
         if fault is None:
             return

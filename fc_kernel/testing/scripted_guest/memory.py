@@ -90,7 +90,7 @@ def _cut(content: bytes) -> Pages:
 
 
 def _difference(old: Pages, new: Pages) -> Pages:
-    """What is other than before; what is not there any more became zeros."""
+    """The pages that have changed; those that are not there any more became zeros."""
     changed = {number: page for number, page in new.items() if old.get(number) != page}
     return changed | {number: bytes(PAGE_BYTES) for number in old.keys() - new.keys()}
 

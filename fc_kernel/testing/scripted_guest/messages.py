@@ -16,7 +16,7 @@ Raw = list[bytes]
 
 @dataclass
 class Request:
-    """A message of a client's whose signature was right."""
+    """A client's message, whose signature was right."""
 
     identities: list[bytes]
     header: dict[str, Any]
@@ -48,12 +48,12 @@ class Request:
         return cls(raw[:at], header, content)
 
     def state(self) -> dict[str, Any]:
-        """To be saved."""
+        """The state, to be saved."""
         return {"identities": packed(self.identities), "header": self.header, "content": self.content}
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> Request:
-        """As it was saved."""
+        """A request from a saved state."""
         return cls(unpacked(state["identities"]), state["header"], state["content"])
 
 

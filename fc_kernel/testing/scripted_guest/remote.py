@@ -19,7 +19,7 @@ READ_BYTES = 1 << 16
 
 
 class Remote:
-    """Asks one thing at a time."""
+    """Sends commands to the process, one at a time."""
 
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair()
@@ -34,11 +34,11 @@ class Remote:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """Where the program's package is."""
+        """The environment in which the program finds its package."""
         return {"PYTHONPATH": str(Path(fc_kernel.__file__).parents[1])}
 
     async def ask(self, do: str, **params: Any) -> None:
-        """Have something done. Raises :class:`~fc_kernel.errors.MonitorApiError` when it is refused.
+        """Send a command and wait for its answer. Raises :class:`~fc_kernel.errors.MonitorApiError` when it is refused.
 
         Raises :class:`~fc_kernel.errors.OutcomeUnknown` when the process ends instead of answering.
         """

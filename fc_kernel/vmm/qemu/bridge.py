@@ -179,7 +179,7 @@ class MuxBridge:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            log.warning("%s takes no connection for a while: %s", self._uds_path, error)
+            log.warning("%s accepts no connections for a while: %s", self._uds_path, error)
             self.loop.remove_reader(self._listener)
             self.loop.call_later(ACCEPT_RETRY_S, self._listen)
             return

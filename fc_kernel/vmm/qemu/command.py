@@ -18,10 +18,10 @@ MUX_DEVICE = "mux"
 MAX_DEVICES, OWN_DEVICES = 24, 2
 #: QEMU accepts no higher limit; a higher one would not limit anything.
 MAX_THROTTLE = 10**15
-#: What this monitor's guests need on their command line beside the image's arguments. At a reboot Linux would try the
+#: What this monitor's guests need on their command line besides the image's arguments. At a reboot Linux would try the
 #: firmware before a triple fault, and a loaded machine has no firmware.
 BOOT_ARGS = "fc.transport=mux reboot=t"
-#: All that TCG can emulate, so that wheels for any processor run; but page tables of four levels, which are walked faster.
+#: All that TCG can emulate, so that wheels for any processor run; but only four levels of page tables: walks are faster.
 EMULATED_CPU = "max,la57=off"
 #: The output of ``xen-save-devices-state`` lacks the section about the machine with which an ordinary migration begins.
 LOADS = ("-global", "migration.send-configuration=off", "-incoming", "defer")

@@ -78,7 +78,7 @@ class QemuVmm(ProcessVmm):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """All except a chosen vsock address and rate limiters on network interfaces."""
+        """All except those of a chosen vsock address and of rate limiters on network interfaces."""
         return frozenset(
             set(Capability) - {Capability.VSOCK_ADDRESS, Capability.VSOCK_OVERRIDE, Capability.NETWORK_RATE_LIMITERS}
         )

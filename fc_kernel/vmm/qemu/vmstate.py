@@ -144,10 +144,10 @@ def read_vmstate(path: Path) -> tuple[Machine, bytes]:
     except OSError as error:
         raise LaunchError(f"the snapshot's vmstate cannot be read: {path}: {error.strerror}") from error
     if len(data) < HEADER.size or not data.startswith(MAGIC):
-        raise LaunchError(f"{path} is no vmstate of QEMU's")
+        raise LaunchError(f"{path} is not a vmstate of QEMU")
     _, digest, length = HEADER.unpack_from(data)
     if hashlib.sha256(memoryview(data)[LENGTH_AT:]).digest() != digest:
-        raise LaunchError(f"the snapshot's vmstate is damaged: {path} has not the digest that it records")
+        raise LaunchError(f"the snapshot's vmstate is damaged: {path} does not have the digest that it records")
     try:
         machine = Machine.model_validate_json(data[HEADER.size : HEADER.size + length])
     except ValidationError as error:

@@ -106,8 +106,8 @@ ERRORS = {
     "install --name A/b --sys-prefix": "fc-kernel install: name is 'A/b'; allowed: 1 to 64 of a-z",
     "install --vcpus 999 --sys-prefix": "fc-kernel install: vcpu_count (from the profile) is 999; allowed: at most 255",
     "install --argv R --sys-prefix": "fc-kernel install: argv (from the profile) is ['R']; allowed: at most 64 words, with",
-    "install --argv {connection_file} --sys-prefix": "fc-kernel install: language is None; allowed: with argv the name",
-    "install --language R --sys-prefix": "fc-kernel install: language is 'R'; allowed: with argv the name",
+    "install --argv {connection_file} --sys-prefix": "fc-kernel install: language is None; allowed: the name of",
+    "install --language R --sys-prefix": "fc-kernel install: language is 'R'; allowed: the name of",
     "install --mem 0 --sys-prefix": "fc-kernel install: mem_size_mib (from the profile) is 0; allowed: at least 1",
     "execute /nowhere/a.ipynb": "fc-kernel execute: cannot read the notebook '/nowhere/a.ipynb'",
 }

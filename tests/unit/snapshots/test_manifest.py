@@ -166,7 +166,7 @@ def test_an_earlier_one_has_one_form_only() -> None:
     twice = OLD.replace(b' "name": "x",\n', b' "name": "x",\n "name": "x",\n')
     body = twice[: twice.index(b'"checksum"')] + b'"checksum": "%s"\n}\n'
     forged = body % hashlib.sha256(body % b"").hexdigest().encode()
-    with pytest.raises(SnapshotCorrupt, match="not written as"):
+    with pytest.raises(SnapshotCorrupt, match="not in the form in which manifests are written"):
         Manifest.from_bytes(forged)
 
 

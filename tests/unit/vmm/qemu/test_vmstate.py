@@ -48,10 +48,10 @@ def test_any_damage_is_refused(tmp_path: Path) -> None:
     data = written(path)
     for at in range(len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
-        with pytest.raises(LaunchError, match=r"damaged|no vmstate"):
+        with pytest.raises(LaunchError, match=r"damaged|not a vmstate"):
             read_vmstate(path)
         path.write_bytes(data[:at])
-        with pytest.raises(LaunchError, match=r"damaged|no vmstate"):
+        with pytest.raises(LaunchError, match=r"damaged|not a vmstate"):
             read_vmstate(path)
 
 
