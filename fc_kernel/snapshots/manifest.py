@@ -175,7 +175,7 @@ class Manifest(ManifestDraft):
             found = json.loads(data)
             version = found["format"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise SnapshotCorrupt(MANIFEST_NAME, "it is no manifest of a snapshot") from None
+            raise SnapshotCorrupt(MANIFEST_NAME, "it is not a manifest of a snapshot") from None
         if type(version) is int and version == 1:
             return cls._from_format_1(data, found)
         if version != FORMAT:
@@ -194,7 +194,7 @@ class Manifest(ManifestDraft):
         """A manifest that an earlier version wrote, in today's format."""
         seal = _SEAL_OF_FORMAT_1.search(data)
         if seal is None:
-            raise SnapshotCorrupt(MANIFEST_NAME, "it is no manifest of a snapshot")
+            raise SnapshotCorrupt(MANIFEST_NAME, "it is not a manifest of a snapshot")
         if hashlib.sha256(data[: seal.start(1)] + data[seal.end(1) :]).hexdigest() != seal[1].decode():
             raise SnapshotCorrupt(MANIFEST_NAME, "its checksum does not match")
         kept = {name: value for name, value in found.items() if name not in RETIRED}

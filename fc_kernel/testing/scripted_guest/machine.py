@@ -132,7 +132,7 @@ class Machine:
     def _claim(self, interfaces: dict[str, str]) -> None:
         for device in interfaces.values():
             if Path(f"/sys/class/net/{device}").exists() and not Path(f"/sys/class/net/{device}/tun_flags").exists():
-                raise OSError(f"the network device {device} is no TAP device")
+                raise OSError(f"the network device {device} is not a TAP device")
             claim = socket.socket(socket.AF_UNIX)
             self._claims.append(claim)
             try:
