@@ -36,6 +36,9 @@ Text = Annotated[str, Strict(), Field(max_length=MAX_TEXT), Printable]
 Digest = Annotated[str, Strict(), Field(pattern=SHA256_PATTERN)]
 OptionalDigest = Annotated[str, Strict(), Field(pattern=OPTIONAL_SHA256_PATTERN)]
 Number = Annotated[int, Strict(), Field(ge=0, le=MAX_FILE_BYTES)]
+#: Generations and the like are counted on after a load, in the frames' u32: no more than half of it is used up before.
+MAX_COUNT = (1 << 31) - 1
+Count = Annotated[int, Strict(), Field(ge=0, le=MAX_COUNT)]
 SnapshotId = Annotated[str, Strict(), Field(pattern=ID_PATTERN)]
 
 
@@ -77,9 +80,9 @@ class ImageRef(Frozen):
 class KernelState(Frozen):
     """What the agent said of the frozen kernel; ``cell`` is the id of the request whose cell asked for the snapshot."""
 
-    instance: Number | None = None
+    instance: Count | None = None
     language: Text | None = None
-    execution_count: Number | None = None
+    execution_count: Count | None = None
     cell: Text | None = None
     #: The key that host and guest share; each restore changes it.
     key: Text = ""
@@ -100,12 +103,12 @@ class ManifestDraft(Frozen):
     monitor: Text
     monitor_version: Text
     cpu: Cpu
-    agent_protocol: Number
+    agent_protocol: Count
     image: ImageRef | None = None
     boot_args: Annotated[str, Strict(), Field(max_length=MAX_BOOT_ARGS), Printable] = ""
     #: Without paths of the host's files: a restore takes those of the image with the same digests.
     spec: VmSpec
-    generation: Number = 0
+    generation: Count = 0
     kernel: KernelState = KernelState()
     template_key: Text = ""
 

@@ -22,6 +22,7 @@ from ..machine.boot import boot
 from ..machine.identity import host_for
 from ..machine.load import load, spec_for_load
 from ..machine.machine import Machine
+from ..settings.loaded import check_loaded
 from ..settings.resolve import Resolved
 from ..settings.spec import NetworkInterface, SnapshotRef, VmSpec
 from ..settings.tenant import Tenant
@@ -138,8 +139,9 @@ class Supply:
     ) -> Machine:
         """A VM in the state that a user's snapshot saved; its kernel is frozen.
 
-        Raises :class:`~fc_kernel.errors.SnapshotError` before anything is started when the snapshot does not fit or is corrupt,
-        :class:`~fc_kernel.errors.LaunchError` afterwards.
+        Before anything is started it raises :class:`~fc_kernel.errors.LimitError` for a VM that the limits forbid, and
+        :class:`~fc_kernel.errors.SnapshotError` when the snapshot does not fit or is corrupt; afterwards
+        :class:`~fc_kernel.errors.LaunchError`.
         """
         await self.reap()
         choose = functools.partial(self._hold, snapshot, resolved)
@@ -168,6 +170,13 @@ class Supply:
     def _place(self, snapshot: Snapshot, resolved: Resolved) -> tuple[Choice, VmSpec]:
         """Choose the monitor and the files that a snapshot needs, and check the snapshot against them."""
         manifest = snapshot.manifest
+        # Before anything of it is read: what is only claimed must cost nothing.
+        check_loaded(
+            snapshot.spec,
+            None if manifest.image is None else manifest.image.name,
+            self.config.limits(),
+            granted=resolved.spec.network_interfaces,
+        )
         choice = best_monitor(manifest.monitor, self.config, self.tenant.data_dir)
         if choice.tier.rank < resolved.minimum_tier.rank:
             choice = choose_monitor(resolved, self.config, self.tenant.data_dir)
