@@ -53,6 +53,7 @@ SMALL = {
     "guest.kernel_app": "a program of its own, run by its path in the guest",
     "guest.payload": "the table of what is shipped into the guest; runs on the host only",
     "images.cpio": "a codec: one archive format and nothing else",
+    "settings.loaded": "a rule of its own beside the sources' rules: what is loaded comes from none of them",
     "server": "what Jupyter Server looks for; it must import nothing",
     "sessions.incarnation": "what a session, its watchdog and all that is done to a kernel have in common",
     "server.loading": "above the handlers, which need the extension",
