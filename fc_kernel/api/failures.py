@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import cast
-
-from tornado.web import HTTPError
+from typing import TYPE_CHECKING, cast
 
 from .. import errors
 from ..base.text import without_controls
@@ -29,6 +27,9 @@ from ..errors import (
     UnsupportedByMonitor,
 )
 from .models import Failure
+
+if TYPE_CHECKING:
+    from tornado.web import HTTPError
 
 #: Characters of a dialog's line; a longer message is cut.
 MAX_MESSAGE = 600
@@ -94,6 +95,8 @@ def failure_of(error: BaseException) -> tuple[int, Failure]:
         whole = crossing(error)
         first = (whole.message.splitlines() or [""])[0]
         return status, _failure(first, whole.reason, tuple(whole.details), whole.field, whole.source)
+    from tornado.web import HTTPError  # noqa: PLC0415 - slow to import, and only a server has such errors
+
     if isinstance(error, HTTPError):
         status_code = error.status_code
         phrase = HTTPStatus(status_code).phrase if status_code in _CODES else "Error"

@@ -40,13 +40,15 @@ State = Literal["booting", "running", "pausing", "restoring", "dead"]
 class Request(BaseModel):
     """A request's body, which is checked: unknown names and wrong types are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Answer(BaseModel):
     """An answer's body; it always has every field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", defer_build=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class CreateSnapshot(Request):

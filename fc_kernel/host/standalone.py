@@ -22,7 +22,6 @@ from ..api.calls import ForkResult, OpenKernel, StartKernel
 from ..api.events import ForkWanted
 from ..api.models import ForkTicket
 from ..errors import LaunchError
-from ..settings.kernelspec import DEFAULT_NAME
 from .held import HeldKernel
 
 SIGNATURE_SCHEME = "hmac-sha256"
@@ -56,6 +55,8 @@ class StandaloneForks:
         ]
 
     async def _make(self, ticket: ForkTicket) -> ForkResult:
+        from ..settings.kernelspec import DEFAULT_NAME  # noqa: PLC0415 - slow to import, and few processes make forks
+
         kernel_id, key = str(uuid.uuid4()), secrets.token_hex(32)
         kernel = await self._open(
             OpenKernel(kernel_id=kernel_id, key=key.encode(), ticket=ticket.ticket, lease_s=self._lease_s)

@@ -23,7 +23,7 @@ Text = Annotated[str, Field(max_length=2000)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class GuestRequest(_Strict):

@@ -85,7 +85,7 @@ Flag = Annotated[bool, Strict()]
 class Frozen(BaseModel):
     """Base of all parts: immutable, and an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_bytes="base64")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_bytes="base64", defer_build=True)
 
 
 class TokenBucket(Frozen):
