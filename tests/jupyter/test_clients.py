@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from nbclient import NotebookClient
 
 import fc_kernel
 
+from ..waiting import eventually
 from .conftest import DEADLINE_S, Run
 from .server import Server
 
@@ -141,6 +144,12 @@ def test_jupyter_console(monitor: str) -> None:
     assert "six times seven is 42" in done.stdout, done.stdout + done.stderr
 
 
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 def test_the_launcher_alone(monitor: str, tmp_path: Path) -> None:
     """A program that ignores provisioners writes a connection file and runs ``argv``."""
     from jupyter_client.connect import write_connection_file
@@ -151,8 +160,10 @@ def test_the_launcher_alone(monitor: str, tmp_path: Path) -> None:
     )
     client = BlockingKernelClient(connection_file=path)
     client.load_connection_file()
-    client.start_channels()
     try:
+        # A client without a manager gives up on a kernel whose heart is silent for a second; so long may imports take.
+        eventually(lambda: accepts(info["hb_port"]) or launcher.poll() is not None, "a heartbeat's socket")
+        client.start_channels()
         client.wait_for_ready(timeout=DEADLINE_S)
         assert Run(client, "6 * 7").value == "42"
         msg_id = client.execute("print('in', flush=True)\nwhile True: pass")
